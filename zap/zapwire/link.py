@@ -1,0 +1,507 @@
+"""One open connection on trio: calls, one-way messages and a handler, over a non-blocking socket.
+
+A link has one task, `run`: it reads, hands what came to the handler, and wakes the callers. The protocol is
+`connection.Connection`, the writing half is `outbox.Outbox`, and what the links of one listener or client
+share is `link_group.LinkGroup`. An idle link holds no buffer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+import structlog
+import trio
+from outcome import Error, Value
+from trio.lowlevel import Abort, Task, checkpoint, current_task, notify_closing, reschedule, wait_task_rescheduled
+
+from zapwire.body import encode_json
+from zapwire.connection import (
+    CallReceived,
+    CallRefused,
+    Connection,
+    Ended,
+    Event,
+    HelloReceived,
+    PushReceived,
+    ReplyReceived,
+    ReplyUnreadable,
+    Role,
+)
+from zapwire.envelope import STATUS_OK, Envelope
+from zapwire.errors import (
+    BadHandshake,
+    CallFailed,
+    ConnectionLost,
+    LocalProtocolError,
+    NotSent,
+    OutcomeUnknown,
+    ZapError,
+)
+from zapwire.frame import Buffer
+from zapwire.handshake import Capability, Hello
+from zapwire.link_group import SILENT_INTERVALS_MAX, LinkGroup
+from zapwire.opcodes import Op
+from zapwire.outbox import WOULD_BLOCK, Outbox
+
+READ_BYTES_MAX: Final = 64 * 1024
+"""The most that one read takes: some 600 small calls, handled before one write."""
+
+POLLS_BEFORE_SLEEP: Final = 10
+"""How often a reader looks again, a trio tick apart, before it sleeps in the kernel."""
+
+POLL_PAUSE_MAX: Final = 1023
+"""How many reads go without polling after polling failed again and again."""
+
+log = structlog.get_logger(__name__)
+
+
+class _Caller(msgspec.Struct, frozen=True, gc=False):
+    """Who waits for a reply: nobody for a probe."""
+
+    task: Task | None
+    timeout: float
+    deadline: float
+
+
+class Link:
+    """One open connection, either end; made by `open_link`, `open_reconnecting_link` and `open_listener`.
+
+    Everything but `call`, `call_raw` and `aclose` is synchronous and never waits.
+    """
+
+    __slots__ = (
+        "_connected",
+        "_connection",
+        "_early",
+        "_ended",
+        "_error",
+        "_group",
+        "_heard",
+        "_outbox",
+        "_poll_misses",
+        "_poll_pause",
+        "_scopes",
+        "_silent_intervals",
+        "_sock",
+        "capabilities",
+    )
+
+    def __init__(self, sock: socket.socket, role: Role, group: LinkGroup) -> None:
+        limits = group.limits
+        self.capabilities = Capability(0)
+        """What both ends can do. None with a Go peer."""
+        self._sock = sock
+        self._group = group
+        self._connection: Connection[_Caller] = Connection(
+            role,
+            group.hello,
+            frame_bytes_max=limits.frame_bytes,
+            calls_in_flight_max=limits.calls_in_flight,
+            unanswered_calls_max=limits.unanswered_calls,
+        )
+        self._outbox = Outbox(sock, group, self._abort)
+        self._poll_misses = 0
+        self._poll_pause = 0
+        self._heard = False
+        self._silent_intervals = 0
+        self._early: list[Event[_Caller]] = []  # what came in one read with the peer's hello
+        self._scopes: set[trio.CancelScope] | None = None
+        self._connected = False  # the handler was told of the beginning
+        self._error: ZapError | None = None  # why the end has come; the socket is closed
+        self._ended = False  # everybody was told of the end
+
+    def __repr__(self) -> str:
+        peer = self._connection.peer
+        return f"<Link to {peer.node_id if peer else 'nobody yet'}: {'open' if self.open else 'not open'}>"
+
+    @property
+    def node_id(self) -> str:
+        """The peer's node id, as it says itself; nobody has verified it."""
+        return self.peer.node_id
+
+    @property
+    def peer(self) -> Hello:
+        """The peer's hello."""
+        peer = self._connection.peer
+        if peer is None:
+            raise LocalProtocolError("the handshake is not done: there is no peer yet")
+        return peer
+
+    @property
+    def open(self) -> bool:
+        """Whether the handshake is done and the end has not come."""
+        return self._connected and self._error is None
+
+    @property
+    def error(self) -> ZapError | None:
+        """Why the connection has ended; None while it has not."""
+        return self._error
+
+    @property
+    def connection(self) -> Connection[_Caller]:
+        """The protocol machine, to read its counters."""
+        return self._connection
+
+    @property
+    def outbox_bytes(self) -> int:
+        """How many bytes wait for the peer to read."""
+        return self._outbox.bytes
+
+    def owes(self, request_id: int) -> bool:
+        """Whether the peer's call with this id still waits for an answer that can be sent."""
+        return self._error is None and self._connection.owes(request_id)
+
+    # Calls and messages
+
+    async def call(
+        self, opcode: int, body: Buffer = b"{}", *, timeout: float | None = None, flags: int = 0
+    ) -> Envelope:
+        """Call the peer and return its answer. Not a checkpoint before the call is sent, always one after.
+
+        `timeout` is in seconds. A call that is canceled or runs out of time is forgotten: while it still waits
+        here it never leaves, and otherwise a peer of ours is told that nobody waits any more. Raises
+        `CallFailed` for an answer other than success, `NotSent` or `OutcomeUnknown` when time or connection
+        end, `BadMessage` for an answer that cannot be read, `LocalProtocolError` for a call that cannot be made.
+        """
+        self._check_open()
+        request_id, frame = self._connection.call(opcode, body, self._caller(timeout), flags=flags)
+        self._outbox.write(frame)
+        envelope = (await self._reply_to(request_id)).envelope
+        if envelope.status != STATUS_OK and envelope.status != 0:
+            raise CallFailed(envelope.status, envelope.error, opcode=opcode)
+        return envelope
+
+    async def call_raw(self, message: Buffer, *, timeout: float | None = None) -> bytes:
+        """Call the peer with a whole message and return its whole answer, whatever status that has.
+
+        For the opcodes whose root object is not the envelope. Otherwise as `call`.
+        """
+        self._check_open()
+        request_id, frame = self._connection.call_raw(message, self._caller(timeout))
+        self._outbox.write(frame)
+        return (await self._reply_to(request_id)).message
+
+    def _caller(self, timeout: float | None) -> _Caller:
+        if timeout is None:
+            return _Caller(current_task(), math.inf, math.inf)
+        deadline = trio.current_time() + timeout
+        self._group.call_timer.look_by(deadline)
+        return _Caller(current_task(), timeout, deadline)
+
+    async def _reply_to(self, request_id: int) -> ReplyReceived[_Caller]:
+        def canceled(_: object) -> Abort:
+            self._give_up(request_id)
+            return Abort.SUCCEEDED
+
+        reply: ReplyReceived[_Caller] = await wait_task_rescheduled(canceled)
+        return reply
+
+    def _give_up(self, request_id: int) -> bool:
+        """Forget a call of ours. True if it was still here and never leaves."""
+        self._connection.abandon(request_id)
+        if self._outbox.withdraw(request_id):
+            return True
+        if self.capabilities:
+            self.send(Op.ABANDON_CALL, encode_json({"request_id": request_id}))
+        return False
+
+    def expire_calls(self, now: float) -> float:
+        """End the calls whose time is over; returns the earliest deadline of the others. For the group's timer."""
+        earliest = math.inf
+        for request_id, caller in list(self._connection.in_flight.items()):
+            if caller.deadline > now:
+                earliest = min(earliest, caller.deadline)
+            elif caller.task is not None:
+                error: ConnectionLost
+                if self._give_up(request_id):
+                    error = NotSent(f"{self.node_id} took nothing for {caller.timeout:g} s: the call was never sent")
+                else:
+                    error = OutcomeUnknown(f"no answer from {self.node_id} within {caller.timeout:g} s")
+                reschedule(caller.task, Error(error))
+        return earliest
+
+    def send(self, opcode: int, body: Buffer, *, flags: int = 0) -> None:
+        """Send a one-way message. After the end of the connection it is dropped: `disconnected` tells of that."""
+        if self._error is None:
+            self._outbox.write(self._connection.push(opcode, body, flags=flags))
+
+    def reply(self, request_id: int, status: int, body: Buffer = b"null", error: str = "", *, flags: int = 0) -> None:
+        """Answer a call. After the end of the connection the answer is dropped.
+
+        A call that is not open raises `LocalProtocolError`; so does an answer that is longer than a frame, and
+        then the call can still be answered otherwise.
+        """
+        if self._error is None:
+            self._outbox.write(self._connection.reply(request_id, status, body, error, flags=flags))
+
+    def reply_raw(self, request_id: int, message: Buffer) -> None:
+        """Answer a call with a whole message. Otherwise as `reply`."""
+        if self._error is None:
+            self._outbox.write(self._connection.reply_raw(request_id, message))
+
+    def reply_error(self, request_id: int, error: Exception, *, opcode: int) -> None:
+        """Answer a call with what went wrong, unless it is answered already, and log it in one line.
+
+        A `ZapError` gives its own status and text; of anything else the peer gets 500, the type and the message.
+        """
+        if isinstance(error, ZapError):
+            status, text = error.status, error.detail if isinstance(error, CallFailed) else str(error)
+            log.info("call failed", peer=self.node_id, opcode=opcode, status=status, error=text)
+        else:
+            status, text = 500, f"{type(error).__name__}: {error}"
+            log.error("call handler failed", peer=self.node_id, opcode=opcode, exc_info=error)
+        if self.owes(request_id):
+            self.reply(request_id, status, error=text)
+
+    def start_soon(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run a task that is canceled when the connection ends. It must handle its own errors."""
+        self._group.nursery.start_soon(self._run_task, function, args)
+
+    async def _run_task(self, function: Callable[..., Awaitable[None]], args: tuple[object, ...]) -> None:
+        with trio.CancelScope() as scope:
+            if self._scopes is None:
+                self._scopes = set()
+            self._scopes.add(scope)
+            if self._ended:
+                scope.cancel()
+            try:
+                await function(*args)
+            finally:
+                self._scopes.discard(scope)
+
+    # From the first byte to the last
+
+    async def shake_hands(self) -> None:
+        """Do the TLS handshake, if any, then send and hear hello. First of three; next comes `begin`, then `run`.
+
+        A server's own hello is left to `begin`, so that it can still refuse the peer. Raises `BadHandshake` or
+        `ConnectionLost`. A link whose handshake failed or was canceled is closed.
+        """
+        seconds = self._group.limits.handshake_seconds
+        try:
+            with trio.move_on_after(seconds):
+                if isinstance(self._sock, ssl.SSLSocket):
+                    await _shake_hands_tls(self._sock)
+                if self._connection.role is Role.CLIENT:
+                    self._outbox.write(self._connection.hello_frame())
+                while not self._early:
+                    self._early = await self._receive_events()
+                first = self._early.pop(0)
+                if isinstance(first, Ended):
+                    if isinstance(first.error, BadHandshake | ConnectionLost):
+                        raise first.error
+                    raise BadHandshake(f"the peer's first bytes are no hello: {first.error}")
+                self.capabilities = self._connection.capabilities
+                return
+            raise BadHandshake(f"no hello within {seconds:g} s")
+        except BaseException as error:
+            self.close("the handshake failed")
+            self.finish()
+            if isinstance(error, OSError):
+                raise ConnectionLost(f"the connection broke in the handshake: {error}") from error
+            raise
+
+    def begin(self) -> None:
+        """Tell the handler of the connection, and handle what came right after the hello."""
+        with self._group.flusher:
+            if self._connection.role is Role.SERVER:
+                self._outbox.write(self._connection.hello_frame())
+            self._connected = True
+            self._group.links.add(self)
+            try:
+                self._group.handler.connected(self)
+            except Exception as error:
+                self._handler_failed("connected", error)
+        early, self._early = self._early, []
+        if self._error is None:
+            self._handle(early)
+
+    async def run(self) -> None:
+        """Read and handle until the end, which goes to the handler and is never raised."""
+        limits = self._group.limits
+        try:
+            while self._error is None:
+                self._handle(await self._receive_events())
+                if self._outbox.bytes > limits.pause_bytes and self._connection.role is Role.SERVER:
+                    await self._outbox.below(limits.pause_bytes)
+        except OSError as error:
+            self._abort(ConnectionLost(f"the connection broke: {error}"))
+        except trio.ClosedResourceError:
+            pass  # _abort closed the socket while this task waited for it
+        finally:
+            self.close()
+            self.finish()
+
+    async def _receive_events(self) -> list[Event[_Caller]]:
+        data = await self._receive()
+        self._heard = True
+        events = self._connection.receive_data(data) if data else self._connection.receive_eof()
+        self._outbox.heard = len(events) < 2
+        return events
+
+    async def _receive(self) -> bytes:
+        """The next bytes of the peer; none at the end of its stream."""
+        sock = self._sock
+        if isinstance(sock, ssl.SSLSocket) and sock.pending():
+            await checkpoint()
+            return sock.recv(READ_BYTES_MAX)
+        if self._poll_pause:
+            self._poll_pause -= 1
+        else:
+            for _ in range(POLLS_BEFORE_SLEEP):
+                await checkpoint()
+                try:
+                    data = sock.recv(READ_BYTES_MAX)
+                except WOULD_BLOCK:
+                    continue
+                self._poll_misses //= 2
+                return data
+            self._poll_misses = min(2 * self._poll_misses + 1, POLL_PAUSE_MAX)
+            self._poll_pause = self._poll_misses
+        while True:
+            await trio.lowlevel.wait_readable(sock)
+            try:
+                return sock.recv(READ_BYTES_MAX)
+            except WOULD_BLOCK:
+                continue
+
+    def _handle(self, events: list[Event[_Caller]]) -> None:
+        """Handle what one read brought; everything written meanwhile leaves at the end."""
+        if not events:
+            return
+        end: ZapError | None = None
+        with self._group.flusher:
+            for event in events:
+                match event:
+                    case ReplyReceived():
+                        if event.caller.task is not None:
+                            reschedule(event.caller.task, Value(event))
+                    case CallReceived():
+                        try:
+                            self._group.handler.on_call(self, event.request_id, event.envelope, event.message)
+                        except Exception as error:
+                            self.reply_error(event.request_id, error, opcode=event.envelope.opcode)
+                    case PushReceived():
+                        try:
+                            self._group.handler.on_push(self, event.envelope)
+                        except Exception as error:
+                            opcode = event.envelope.opcode
+                            log.error("push handler failed", peer=self.node_id, opcode=opcode, exc_info=error)
+                    case CallRefused():
+                        self._outbox.write(event.answer)
+                    case ReplyUnreadable():
+                        if event.caller.task is not None:
+                            reschedule(event.caller.task, Error(event.error))
+                    case Ended():
+                        end = event.error
+                    case HelloReceived():
+                        raise AssertionError("the machine gives one hello, and shake_hands took it")
+                if self._error is not None:
+                    break
+            try:
+                self._group.handler.batch_end(self)
+            except Exception as error:
+                self._handler_failed("batch_end", error)
+        if end is not None:
+            self._abort(end)
+
+    def _handler_failed(self, where: str, error: Exception) -> None:
+        """A handler failed where nobody can be answered: what it held may be lost, so the connection ends."""
+        log.error("link handler failed", peer=self.node_id, where=where, exc_info=error)
+        self._abort(ConnectionLost(f"the handler failed in {where}: {type(error).__name__}"))
+
+    def check_alive(self) -> None:
+        """Probe the connection if it was silent since the last check, end it if it stays silent. For the group."""
+        if self._heard:
+            self._heard = False
+            self._silent_intervals = 0
+            return
+        self._silent_intervals += 1
+        if not self.capabilities or self._error is not None:
+            return
+        if self._silent_intervals >= SILENT_INTERVALS_MAX:
+            seconds = self._silent_intervals * self._group.limits.probe_seconds
+            self._abort(ConnectionLost(f"nothing was heard from {self.node_id} for {seconds:g} s"))
+        else:
+            _, frame = self._connection.call(Op.HEALTH, b"{}", _Caller(None, math.inf, math.inf))
+            self._outbox.write(frame)
+
+    # The end
+
+    async def aclose(self, reason: str = "this end closed the connection") -> None:
+        """Send what waits, within `close_seconds`, and end the connection. Cancel ends it at once.
+
+        Calls in flight fail with `OutcomeUnknown`, or `NotSent` if they never left.
+        """
+        try:
+            self._outbox.flush()
+            with trio.move_on_after(self._group.limits.close_seconds):
+                await self._outbox.below(0)
+            await checkpoint()
+        finally:
+            self.close(reason)
+
+    def close(self, reason: str = "this end closed the connection") -> None:
+        """End the connection now. What waits to be sent is dropped, and calls in flight fail in the next tick."""
+        self._abort(ConnectionLost(reason))
+
+    def _abort(self, error: ZapError) -> None:
+        """Close the socket; the first reason counts. The link's own task does the rest, so that handlers never nest."""
+        if self._error is not None:
+            return
+        self._error = error
+        if isinstance(self._sock, ssl.SSLSocket):
+            # Sends TLS's own goodbye; the answer to it, or a handshake that never ended, concerns nobody.
+            with contextlib.suppress(OSError, ValueError):
+                self._sock.unwrap()
+        notify_closing(self._sock)
+        self._sock.close()
+
+    def finish(self) -> None:
+        """Tell everybody of the end: callers, tasks, the handler. Only for a link that was closed, and only once."""
+        error = self._error
+        assert error is not None, "close a link before it is finished"
+        if self._ended:
+            return
+        self._ended = True
+        self._connection.close()
+        self._group.links.discard(self)
+        never_sent = self._outbox.close()
+        for request_id, caller in self._connection.take_in_flight().items():
+            if caller.task is None:
+                continue
+            if request_id in never_sent:
+                reschedule(caller.task, Error(NotSent(f"the connection ended before the call was sent: {error}")))
+            else:
+                reschedule(caller.task, Error(OutcomeUnknown(f"the connection ended before the answer: {error}")))
+        for scope in self._scopes or ():
+            scope.cancel()
+        if self._connected:
+            with self._group.flusher:
+                try:
+                    self._group.handler.disconnected(self, error)
+                except Exception as failure:
+                    log.error("link handler failed", peer=self.node_id, where="disconnected", exc_info=failure)
+
+    def _check_open(self) -> None:
+        if self._error is not None:
+            raise NotSent(f"the connection has ended: {self._error}")
+
+
+async def _shake_hands_tls(sock: ssl.SSLSocket) -> None:
+    """The TLS handshake on a non-blocking socket. Raises `OSError`, of which `ssl.SSLError` is one."""
+    while True:
+        try:
+            sock.do_handshake()
+        except ssl.SSLWantReadError:
+            await trio.lowlevel.wait_readable(sock)
+        except ssl.SSLWantWriteError:
+            await trio.lowlevel.wait_writable(sock)
+        else:
+            return

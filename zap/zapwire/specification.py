@@ -1,0 +1,137 @@
+"""docs/wire.md, made from the declarations that the code follows, so that the page cannot drift.
+
+python -m zapwire.specification > docs/wire.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from zapwire.frame import FRAME_BYTES_MAX
+from zapwire.handshake import Capability
+from zapwire.layouts import OBJECT_LAYOUTS, ObjectLayout
+from zapwire.opcodes import FREE_RANGES, opcode_table
+
+_INTRODUCTION = f"""# The ZAP wire
+
+This page is made by `python -m zapwire.specification` from the tables that the code follows.
+
+Two peers keep one TCP (or TLS) connection. Everything on it is a frame, every frame holds a message,
+and a message is a small header and a root object whose fields are read in place. All numbers are
+little-endian.
+
+## Frames
+
+    u32 length | payload
+
+A payload has at most {FRAME_BYTES_MAX:,} bytes. A longer length is refused when it is readable: the connection
+ends and nothing of the body is held. A length of 0 is legal and means nothing.
+
+## Calls, answers and one-way messages
+
+The payload of a one-way message is the message itself. A call and its answer have eight bytes before it:
+
+    u32 request id | u32 kind (1 call, 2 answer)
+
+The caller counts its request ids per connection; they wrap at 2^32 and skip those in use. Many calls
+may be in flight and answers come in any order. Every call is answered: an opcode that is not served with
+status 501, a body that cannot be read with 400, a failure of the server's own with 500. One-way
+messages that nobody knows are counted and dropped. Because a plain message with flags 0 would look like
+a call, opcode 0 is never sent one-way.
+
+## Messages
+
+    0   4 bytes  "ZAP\\0"
+    4   u16      version, 1
+    6   u8       flags: 1 compressed, 2 encrypted, 4 signed, 8 CBOR body
+    7   u8       opcode; 0 in answers and in the handshake
+    8   u32      root: where the root object starts, from the first byte; 0: there is none
+    12  u32      size of the message; bytes after it are ignored
+
+An object is a block of fields at fixed offsets. Text and bytes are a slot of eight bytes, `i32` offset from
+the slot itself and `u32` length; an object in an object is an `i32` offset from its slot; a list is a slot
+that counts elements. An offset of 0 is null. A writer aligns objects and lists to 8 bytes and appends
+texts and bytes behind the object, in the order in which they were set. A reader checks every offset: what
+points outside the message or into its header, and a list that runs past the end, reads as null; a
+field past the end reads as 0.
+
+## Handshake
+
+The client speaks first. Each side sends one message, the hello, within 10 s. A node id is 1 to 60
+bytes of printable ASCII; any other is refused. A second connection with a known node id takes the
+place of the first.
+
+A hello of 64 bytes is a v1 peer. Ours may be longer: capability bits at 64, and a CBOR map at 72 (`sdk`,
+`version`, `max_frame`). A peer that knows nothing of them reads the first 64 bytes only. A capability is used
+when both sides have it; unknown bits and keys are ignored; bits are only ever added.
+"""
+
+_CAPABILITY_TEXTS = {
+    Capability.CBOR_BODIES: "reads bodies that are CBOR (flag 8)",
+    Capability.REPLAY_HISTORY: "wants the history in a workflow task, and replays it",
+    Capability.RECEIPTS: "reads in each acknowledgement how durable it is",
+    Capability.COMPRESSED: "reads compressed bodies (flag 1)",
+    Capability.GOODBYE: "is told before the connection closes",
+    Capability.STREAMS: "takes payloads in pieces",
+}
+
+_RULINGS = """## Where Go's client and Go's server disagree
+
+One server serves both; the fields of the request tell them apart and the answer carries both shapes.
+
+| opcode | is | else |
+|---|---|---|
+| 0x66 | with `signal_name`: signal-with-start | history |
+| 0x67 | query; arguments in `args` or `query_args`; answered in `query_result` and, as base64, in `result` | |
+| 0x71 | without `schedule_id`: list schedules | delete |
+| 0x72 | with `schedule_id`: delete | list schedules |
+| 0x74 | with `schedule`: update; an empty spec or action keeps what there is | unpause |
+| 0x76 | describe: `id`, `spec`, `action`, `paused`, and `schedule` with `info` | |
+| 0x80 to 0x82 | `name` or `namespaceInfo`/`namespace`; both shapes in the answer | |
+| 0xA5 | answered with status 0: go on | status 200: a cancel was asked for |
+
+A payload (input, result, details) is one JSON value. The server passes it on as it came. Where Go sends base64
+of JSON (0x6B `input`, 0xC4 `result`), a string counts as base64 when it decodes to valid JSON, and as itself
+when it does not.
+"""
+
+
+def specification() -> str:
+    """The whole page, in Markdown."""
+    parts = [
+        _INTRODUCTION,
+        _table(
+            ("bit", "capability", "a peer that has it"),
+            ((str(int(bit)), bit.name or "", _CAPABILITY_TEXTS[bit]) for bit in Capability),
+        ),
+        "\n## Root objects\n",
+        *(_layout(layout) for layout in OBJECT_LAYOUTS),
+        "## Opcodes\n",
+        "`?` marks a field that may be absent. `since` is v1 for what the Go system defines, else the version of ours "
+        "that added it. New opcodes come from "
+        + ", ".join(f"0x{numbers.start:02X} to 0x{numbers.stop - 1:02X}" for numbers in FREE_RANGES)
+        + "; every other number belongs to the Go system, used or not.\n",
+        _table(
+            ("number", "name", "direction", "kind", "request", "response", "since", "served", "note"), opcode_table()
+        ),
+        "\n" + _RULINGS,
+    ]
+    return "\n".join(parts)
+
+
+def _layout(layout: ObjectLayout) -> str:
+    rows = (
+        (str(item.offset), f"{item.width} bytes" if item.type == "raw" else item.type, item.name, item.note)
+        for item in sorted(layout.fields, key=lambda item: item.offset)
+    )
+    heading = f"### {layout.name}, {layout.size} bytes\n\n{layout.note[:1].upper()}{layout.note[1:]}.\n\n"
+    return heading + _table(("offset", "type", "field", ""), rows)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    print(specification(), end="")
