@@ -1,0 +1,106 @@
+"""Tasks and workflows over ZAP: the client, the worker, and an engine for when there is no server.
+
+client = zaptasks.Client(zap="127.0.0.1:9999")           # any application; blocking
+async with zaptasks.open_client("127.0.0.1:9999") as c:  # trio
+async with zaptasks.open_worker(c, tasks=[send]):        # runs the handlers
+"""
+
+from zapwire.errors import CallFailed, ConnectionLost, LocalProtocolError, NotSent, OutcomeUnknown, ZapError
+from zapwire.failure import Failure
+
+from .blocking import Client, default, set_default
+from .client import AsyncClient, open_client
+from .connector import VERSION
+from .context import CancelRequested, TaskContext, current_task
+from .errors import (
+    ActivityFailed,
+    ClientClosed,
+    ExecutionError,
+    PayloadError,
+    RemoteError,
+    TaskCanceled,
+    TaskError,
+    TaskFailed,
+    TaskTerminated,
+    TaskTimedOut,
+)
+from .fallback import Placement, Submission
+from .handlers import activity, sort_handlers, task
+from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
+from .local import LocalEngine, NoHandler
+from .options import RetryPolicy, Seconds
+from .records import (
+    ExecutionInfo,
+    Health,
+    HistoryEvent,
+    NamespaceInfo,
+    ScheduleInfo,
+    ScheduleSpec,
+    StartTask,
+    StartWorkflow,
+    Status,
+    Waiting,
+)
+from .spec import Cron, Interval, parse_spec
+from .worker import Worker, open_worker, run_worker
+from .workflow_runner import WorkflowContext
+
+__version__ = VERSION
+
+__all__ = [
+    "ActivityFailed",
+    "AsyncClient",
+    "CallFailed",
+    "CancelRequested",
+    "Client",
+    "ClientClosed",
+    "ConnectionLost",
+    "Cron",
+    "ExecutionError",
+    "ExecutionHandle",
+    "ExecutionInfo",
+    "Failure",
+    "Health",
+    "HistoryEvent",
+    "Interval",
+    "LocalEngine",
+    "LocalProtocolError",
+    "NamespaceInfo",
+    "NoHandler",
+    "NotSent",
+    "OutcomeUnknown",
+    "PayloadError",
+    "Placement",
+    "RemoteError",
+    "RetryPolicy",
+    "ScheduleInfo",
+    "ScheduleSpec",
+    "Seconds",
+    "StartTask",
+    "StartWorkflow",
+    "Status",
+    "Submission",
+    "TaskCanceled",
+    "TaskContext",
+    "TaskError",
+    "TaskFailed",
+    "TaskHandle",
+    "TaskTerminated",
+    "TaskTimedOut",
+    "Waiting",
+    "Worker",
+    "WorkflowContext",
+    "WorkflowHandle",
+    "ZapError",
+    "__version__",
+    "activity",
+    "current_task",
+    "default",
+    "open_client",
+    "open_worker",
+    "parse_spec",
+    "run_worker",
+    "set_default",
+    "sort_handlers",
+    "task",
+]

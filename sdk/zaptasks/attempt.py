@@ -1,0 +1,241 @@
+"""One delivery in a worker: the handler runs, says that it is alive, is canceled, and its outcome is answered.
+
+Why an attempt stops early decides what the server is told:
+
+    cancel    the server asked for it     a CanceledError failure with the reason
+    lose      its lease is over           nothing: the server gave the task to somebody else
+    hand back this worker goes away       HandBackTask: another worker gets it, no attempt is charged
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Final
+
+import trio
+
+from zapwire.errors import ConnectionLost, ZapError
+from zapwire.failure import DECODE_ERROR, NOT_FOUND_ERROR, Failure, encode_failure
+from zapwire.opcodes import Op
+
+from .arguments import ArgumentsError
+from .context import CancelRequested, TaskContext, _current, said_before
+from .deliveries import ActivityDelivery
+from .failures import canceled_failure, failure_of
+from .handlers import Handler
+from .line import Line
+from .payloads import encode_payload
+
+log = logging.getLogger("zaptasks.worker")
+
+HEARTBEAT_SECONDS_MAX: Final = 1.0
+"""The longest that a heartbeat's details stay unsent: progress is for people, and they look about that often."""
+HEARTBEAT_SECONDS_MIN: Final = 0.05
+HEARTBEATS_PER_TIMEOUT: Final = 3
+"""So often within the heartbeat timeout, so that a single late one is not the end."""
+
+LEASE_OVER: Final = (404, 409)
+"""Statuses of an answer that comes too late."""
+
+
+class Attempt:
+    """One attempt at a task or activity. `run` is its task; the other methods are called while it runs."""
+
+    def __init__(
+        self,
+        delivery: ActivityDelivery,
+        handler: Handler | None,
+        *,
+        line: Line,
+        task_queue: str,
+        nursery: trio.Nursery,
+        limiter: trio.CapacityLimiter,
+    ) -> None:
+        self.token: Final = delivery.task_token
+        self._delivery = delivery
+        self._handler = handler
+        self._line = line
+        self._nursery = nursery
+        self._limiter = limiter
+        self._scope = trio.CancelScope()
+        self._is_lost = False
+        self._hand_back_reason: str | None = None
+        self._thread = threading.get_ident()
+        self._trio = trio.lowlevel.current_trio_token()
+        self._said: bytes | None = None
+        self._acknowledged: bytes | None = None
+        self._beat_scope: trio.CancelScope | None = None
+        timeout_ms = delivery.heartbeat_timeout_ms
+        self.context: Final = TaskContext(
+            id=delivery.activity_id,
+            type=delivery.activity_type_name,
+            attempt=delivery.attempt,
+            maximum_attempts=delivery.maximum_attempts,
+            namespace=line.namespace,
+            task_queue=task_queue,
+            workflow_id=delivery.workflow_id,
+            run_id=delivery.run_id,
+            scheduled_time=_moment(delivery.scheduled_time_ms),
+            start_to_close=delivery.start_to_close_timeout_ms / 1000 or None,
+            heartbeat_timeout=timeout_ms / 1000 or None,
+            heartbeat_details=said_before(delivery.heartbeat_details),
+            send=self._beat_from_anywhere,
+        )
+        self._beat_seconds = HEARTBEAT_SECONDS_MAX
+        if timeout_ms:
+            often = timeout_ms / 1000 / HEARTBEATS_PER_TIMEOUT
+            self._beat_seconds = max(min(often, HEARTBEAT_SECONDS_MAX), HEARTBEAT_SECONDS_MIN)
+
+    def __str__(self) -> str:
+        return f"{self.context.type!r} ({self.context.workflow_id}, attempt {self.context.attempt})"
+
+    # --- stopping ------------------------------------------------------------------------------------
+
+    def cancel(self, reason: str) -> None:
+        """The server wants it to stop. A thread cannot be stopped: it can only ask `cancel_requested`."""
+        self.context._cancel(reason)
+        if self._handler is not None and self._handler.is_async:
+            self._scope.cancel()
+
+    def lose(self, reason: str) -> None:
+        """Its lease is over: the outcome is nobody's any more."""
+        if not self._is_lost:
+            self._is_lost = True
+            self.cancel(reason)
+
+    def hand_back(self, reason: str) -> None:
+        """Stop it and return the task. A thread is left behind to end by itself."""
+        self._hand_back_reason = reason
+        self.context._cancel(reason)
+        self._scope.cancel()
+
+    # --- running -------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run the handler and answer. Raises nothing but `trio.Cancelled` and `KeyboardInterrupt`.
+
+        Canceling it hands the task back. Answering is shielded, for as long as the server has to take the answer.
+        """
+        _current.set(self.context)
+        try:
+            opcode, payload = await self._perform()
+        except (trio.Cancelled, KeyboardInterrupt):
+            await self._finish(Op.HAND_BACK_TASK, b"the worker was canceled")
+            raise
+        await self._finish(opcode, payload)
+
+    async def _finish(self, opcode: int, payload: bytes) -> None:
+        if self._beat_scope is not None:
+            self._beat_scope.cancel()
+        if self._is_lost:
+            log.info("the lease of %s ended before its handler did: its outcome is dropped", self)
+            return
+        with trio.CancelScope(shield=True, relative_deadline=self._line.timeout):
+            if opcode != Op.RESPOND_ACTIVITY_TASK_COMPLETED and self._said is not self._acknowledged:
+                await self._send_heartbeat()  # the next attempt is to read the latest details
+            if not self._is_lost:
+                await self._answer(opcode, payload)
+
+    async def _perform(self) -> tuple[int, bytes]:
+        """Call the handler: the opcode and the payload of the answer."""
+        handler = self._handler
+        if handler is None:
+            text = f"this worker has no handler for {self.context.type!r}"
+            return _failed(Failure(message=text, code=NOT_FOUND_ERROR, non_retryable=True))
+        try:
+            args = self._arguments(handler)
+        except ArgumentsError as error:
+            text = f"{self.context.type!r} cannot be called: {error}"
+            return _failed(Failure(message=text, code=DECODE_ERROR, non_retryable=True))
+        try:
+            with self._scope:
+                if handler.is_async:
+                    value = await handler.function(*args)
+                else:
+                    call = functools.partial(handler.function, *args)
+                    value = await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
+                return Op.RESPOND_ACTIVITY_TASK_COMPLETED, encode_payload(value, f"the result of {handler.name!r}")
+        except (trio.Cancelled, KeyboardInterrupt):
+            raise
+        except CancelRequested:
+            pass
+        except BaseException as error:  # SystemExit and the like end a task and not the worker
+            if isinstance(error, BaseExceptionGroup) and error.subgroup(KeyboardInterrupt):
+                raise
+            if not self._is_lost:
+                log.warning("handler of %s failed: %r", self, error, exc_info=error)
+            return _failed(failure_of(error))
+        if self._hand_back_reason is not None:
+            return Op.HAND_BACK_TASK, self._hand_back_reason.encode()
+        return _failed(canceled_failure(self.context.cancel_reason))
+
+    def _arguments(self, handler: Handler) -> tuple[object, ...]:
+        if self._delivery.kind == "task":
+            return handler.parameters.from_payload(self._delivery.input)
+        return handler.parameters.from_array(self._delivery.input)
+
+    async def _answer(self, opcode: int, payload: bytes) -> None:
+        try:
+            envelope = await self._line.respond(opcode, self.token, payload)
+        except ConnectionLost as error:
+            log.info("the outcome of %s is dropped, the server gives it to another worker: %s", self, error)
+        except ZapError as error:
+            log.warning("the outcome of %s could not be sent: %s", self, error)
+        else:
+            if envelope.status in LEASE_OVER:
+                log.info("the outcome of %s came too late: %s", self, envelope.error)
+            elif not envelope.ok:
+                log.warning("the server refused the outcome of %s: %d %s", self, envelope.status, envelope.error)
+
+    # --- heartbeats ------------------------------------------------------------------------------------
+
+    def _beat_from_anywhere(self, details: bytes) -> None:
+        self._said = details
+        if threading.get_ident() == self._thread:
+            self._beat()
+            return
+        with suppress(trio.RunFinishedError):  # a thread that was left behind: nobody listens any more
+            self._trio.run_sync_soon(self._beat)
+
+    def _beat(self) -> None:
+        if self._beat_scope is None and not self._is_lost:
+            self._beat_scope = trio.CancelScope()
+            self._nursery.start_soon(self._keep_beating, self._beat_scope)
+
+    async def _keep_beating(self, scope: trio.CancelScope) -> None:
+        """Send what was said, then gather for a while what is said next; ends when nothing was."""
+        with scope:
+            while self._said is not self._acknowledged and not self._is_lost:
+                await self._send_heartbeat()
+                await trio.sleep(self._beat_seconds)
+            self._beat_scope = None
+
+    async def _send_heartbeat(self) -> None:
+        details = self._said
+        assert details is not None
+        try:
+            envelope = await self._line.respond(Op.RECORD_ACTIVITY_TASK_HEARTBEAT, self.token, details)
+        except ConnectionLost:
+            return  # the worker hears of it too, and gives up what it holds
+        except ZapError as error:
+            log.warning("a heartbeat of %s could not be sent: %s", self, error)
+            return
+        self._acknowledged = details
+        if envelope.status in LEASE_OVER:
+            self.lose(envelope.error)
+        elif envelope.status == 200 and self._line.is_ours:
+            self.cancel(self.context.cancel_reason or "the server asked for it")
+        elif not envelope.ok:
+            log.warning("the server refused a heartbeat of %s: %d %s", self, envelope.status, envelope.error)
+
+
+def _failed(failure: Failure) -> tuple[int, bytes]:
+    return Op.RESPOND_ACTIVITY_TASK_FAILED, encode_failure(failure)
+
+
+def _moment(time_ms: int) -> datetime | None:
+    return datetime.fromtimestamp(time_ms / 1000, UTC) if time_ms else None

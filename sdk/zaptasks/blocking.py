@@ -1,0 +1,336 @@
+"""The client for any application: blocking, thread safe, with or without a server.
+
+    client = zaptasks.Client(zap="127.0.0.1:9999")
+    client.add("audit.archive", "0 3 * * *", archive)
+    client.now("email.send", {"to": "ada@example.org"})
+
+A trio loop in a thread of its own holds the connections; a call hops there and back once, and blocks the thread that
+makes it. In an asyncio or trio program call it from a worker thread, or use `open_client`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+import threading
+import time
+import weakref
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Literal, Self, TypeVar
+
+import trio
+
+from zapwire.errors import NotSent
+
+from .connector import default_identity, parse_address, parse_url
+from .errors import ClientClosed
+from .fallback import FallbackClient, Placement, Submission, open_fallback_client
+from .handlers import Function, Handler, Kind, check_name
+from .local import DefaultHandler, LocalEngine
+from .options import RetryPolicy, Seconds, to_seconds
+from .spec import parse_spec
+from .task_request import TaskRequest
+
+log = logging.getLogger("zaptasks.client")
+
+T = TypeVar("T")
+
+TIMEOUT_SECONDS: Final = 10.0
+SHUTDOWN_SECONDS: Final = 10.0
+"""What `stop` gives to what runs, unless the client is made with another number."""
+
+THREAD_SECONDS_MAX: Final = 10.0
+"""What `stop` gives to the thread beyond that, to hand back what has not ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    zap: str
+    url: str
+    fallback: Literal["local", "none"]
+    namespace: str
+    task_queue: str
+    timeout: float
+    identity: str
+    ssl_context: ssl.SSLContext | None
+    shutdown_timeout: float
+
+
+class Client:
+    """Runs tasks now and on schedules: on a server if there is one, in this process if there is none.
+
+    `zap` ("host:port") is tried first, then `url` ("http://host:port"), then this process; with `fallback="none"` the
+    last step raises `NotSent` instead. What decides, and what happens when an answer is lost, stands in `fallback`.
+    Without `zap` and `url` everything runs here. `handler(type, payload)` runs the tasks that stay here.
+
+    The client connects in the background when it is first used, and goes on trying for as long as it lives. Every
+    method may be called from any thread. A client that was used does not survive a fork: make one in each process.
+    Call `stop`, or use it as a context manager, so that what runs can end; else the end of the process stops it.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        zap: str | None = None,
+        handler: DefaultHandler | None = None,
+        *,
+        fallback: Literal["local", "none"] = "local",
+        namespace: str = "default",
+        task_queue: str = "default",
+        timeout: Seconds = TIMEOUT_SECONDS,
+        identity: str = "",
+        ssl_context: ssl.SSLContext | None = None,
+        shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
+    ) -> None:
+        if fallback not in ("local", "none"):
+            raise ValueError(f'fallback is {fallback!r}: it must be "local" or "none"')
+        if zap:
+            parse_address(zap)
+        self._settings = _Settings(
+            zap=zap or "",
+            url=parse_url(url) if url else "",
+            fallback=fallback,
+            namespace=namespace,
+            task_queue=check_name(task_queue, Kind.TASK),
+            timeout=to_seconds(timeout, "timeout"),
+            identity=identity or default_identity(),
+            ssl_context=ssl_context,
+            shutdown_timeout=to_seconds(shutdown_timeout, "shutdown_timeout"),
+        )
+        self._has_server = bool(zap or url)
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._parts = _Parts(LocalEngine(handler))
+        # A client that is dropped, or alive when the process ends, is stopped as well.
+        self._stop = weakref.finalize(self, _Parts.stop, self._parts, self._settings.shutdown_timeout)
+
+    def __repr__(self) -> str:
+        places = [place for place in (self._settings.zap, self._settings.url) if place]
+        return f"<Client of {' then '.join(places) or 'this process'}>"
+
+    def now(
+        self,
+        type: str,
+        payload: object = None,
+        *,
+        request_id: str = "",
+        retry_policy: RetryPolicy | None = None,
+        start_to_close: Seconds | None = None,
+        schedule_to_close: Seconds | None = None,
+        heartbeat_timeout: Seconds | None = None,
+    ) -> Submission:
+        """Run a task of this type as soon as a worker is free; returns once it is accepted, and says where.
+
+        One request id, yours or a new one, goes along to every place that is asked, so that the same submission never
+        starts two tasks on a server. Where the task stays in this process it has one attempt and no timeouts.
+
+        Raises `OutcomeUnknown` when a server may have accepted it and stays silent for the whole timeout: it may run,
+        and asking again with the same request id is harmless. `CallFailed` is a server's no, `PayloadError` a payload
+        that JSON cannot carry, `NoHandler` a task that had to stay here and that nothing here handles.
+        """
+        request = TaskRequest.make(
+            type,
+            payload,
+            identity=self._settings.identity,
+            task_queue=self._settings.task_queue,
+            request_id=request_id,
+            retry_policy=retry_policy,
+            start_to_close=start_to_close,
+            schedule_to_close=schedule_to_close,
+            heartbeat_timeout=heartbeat_timeout,
+        )
+        if self._has_server:
+            return self._running().call(FallbackClient.now, request, payload)
+        self._local_only().now(type, payload, request_id=request.request_id)
+        return Submission(Placement.LOCAL, request.request_id, request.request_id)
+
+    def add(self, name: str, spec: str, fn: Function) -> Placement:
+        """Run `fn()` at every time of `spec`, a Go duration ("90s") or a cron expression ("0 3 * * *").
+
+        On a server this is a durable schedule, and this process serves it: each firing runs `fn` in exactly one of the
+        processes that added the same name. After a reconnect both are renewed. Adding a name again replaces its spec
+        and its function. Without a server, or until one is reached, `fn` fires in this process.
+
+        With only a URL configured the server keeps the schedule and this process never runs `fn`, because firings are
+        delivered over ZAP: a worker has to serve `name`. It is logged once.
+
+        A plain function runs in a thread, an `async def` one on the client's trio loop; it may take the payload or
+        nothing. Raises `ValueError` for a bad spec before anything else, `CallFailed` for a server's no.
+        """
+        check_name(name, Kind.TASK)
+        parse_spec(spec)
+        Handler(name, fn)
+        if self._has_server:
+            return self._running().call(FallbackClient.add, name, spec, fn)
+        local = self._local_only()
+        local.register(name, fn)
+        local.add(name, spec, fn)
+        return Placement.LOCAL
+
+    def stop(self) -> None:
+        """Take no more work, give what runs `shutdown_timeout` seconds, and close. Calling it again only returns.
+
+        Schedules on a server stay there.
+        """
+        with self._lock:
+            self._stopped = True
+        self._stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _usable(self) -> _Parts:
+        if self._stopped:
+            raise ClientClosed(f"{self!r} was stopped")
+        parts = self._parts
+        parts.pid = parts.pid or os.getpid()
+        if parts.pid != os.getpid():
+            raise ClientClosed(
+                f"{self!r} was used in process {parts.pid} and did not survive the fork into {os.getpid()}:"
+                " make a client in each process, after the fork"
+            )
+        return parts
+
+    def _running(self) -> _Loop:
+        """The client's loop, started by the first call."""
+        with self._lock:
+            parts = self._usable()
+            if parts.loop is None:
+                parts.loop = _Loop(self._settings, parts.local if self._settings.fallback == "local" else None)
+            return parts.loop
+
+    def _local_only(self) -> LocalEngine:
+        with self._lock:
+            parts = self._usable()
+        if self._settings.fallback == "none":
+            raise NotSent(f"{self!r} has no server to go to: give a ZAP address or a URL")
+        return parts.local
+
+
+class _Parts:
+    """What a client is made of once it is used, apart from the client, so that it can be dropped."""
+
+    def __init__(self, local: LocalEngine) -> None:
+        self.local = local
+        self.loop: _Loop | None = None
+        self.pid = 0
+        """The process that used it first."""
+
+    def stop(self, seconds: float) -> None:
+        """End both, side by side. In a forked child they are not there: only their memory is."""
+        if self.pid not in (0, os.getpid()):
+            return
+        deadline = time.monotonic() + seconds + THREAD_SECONDS_MAX
+        if self.loop is not None:
+            self.loop.leave()
+        left = self.local.stop(seconds)
+        if left:
+            log.warning("the client was stopped with work left: running %s, dropped %s", left.running, left.dropped)
+        if self.loop is not None:
+            self.loop.join(max(deadline - time.monotonic(), 0))
+
+
+class _Loop:
+    """A thread with a trio loop that holds a `FallbackClient`."""
+
+    def __init__(self, settings: _Settings, local: LocalEngine | None) -> None:
+        self._settings = settings
+        self._local = local
+        self._started = threading.Event()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._client: FallbackClient | None = None
+        self._leave = trio.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._main, name="zaptasks-client", daemon=True)
+        self._thread.start()
+        self._started.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def call(self, method: Callable[..., Awaitable[T]], *args: object) -> T:
+        if threading.get_ident() == self._thread.ident:
+            raise RuntimeError(
+                "a blocking call from the client's own loop would wait for itself: in an `async def` function that this"
+                " client runs, call it with trio.to_thread.run_sync, or make the function a plain `def`"
+            )
+        try:
+            return trio.from_thread.run(method, self._client, *args, trio_token=self._token)
+        except (trio.RunFinishedError, trio.Cancelled):
+            raise ClientClosed("the client was stopped") from self._failure
+
+    def _main(self) -> None:
+        try:
+            trio.run(self._run)
+        except BaseException as error:
+            self._failure = error
+            if self._started.is_set():
+                log.error("the client's loop has ended: %r", error, exc_info=error)
+        finally:
+            self._started.set()
+
+    async def _run(self) -> None:
+        settings = self._settings
+        async with open_fallback_client(
+            zap=settings.zap,
+            url=settings.url,
+            local=self._local,
+            namespace=settings.namespace,
+            task_queue=settings.task_queue,
+            timeout=settings.timeout,
+            identity=settings.identity,
+            ssl_context=settings.ssl_context,
+            shutdown_timeout=settings.shutdown_timeout,
+        ) as client:
+            self._client = client
+            self._token = trio.lowlevel.current_trio_token()
+            self._started.set()
+            await self._leave.wait()
+
+    def leave(self) -> None:
+        """Have the loop end, in its own time."""
+        if self._token is not None:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._leave.set)
+
+    def join(self, timeout: float) -> None:
+        """Wait for the end, unless this is the loop's own thread."""
+        if threading.get_ident() != self._thread.ident:
+            self._thread.join(timeout)
+            if self._thread.is_alive():
+                log.warning("the client's thread did not end within %g s; it is left behind", timeout)
+
+
+# --- the client of the process ------------------------------------------------------------------------
+
+_default: Client | None = None
+_default_pid = 0
+_default_lock = threading.Lock()
+
+
+def default() -> Client:
+    """The client of this process: the one that was set, else one made from `TASKS_URL` and `TASKS_ZAP`.
+
+    In a forked child it is a new one.
+    """
+    global _default, _default_pid
+    with _default_lock:
+        if _default is None or _default_pid != os.getpid():
+            _default = Client(os.environ.get("TASKS_URL"), os.environ.get("TASKS_ZAP"))
+            _default_pid = os.getpid()
+        return _default
+
+
+def set_default(client: Client | None) -> None:
+    """Make `client` the one that `default` returns; None makes the next call build one. Nothing is stopped."""
+    global _default, _default_pid
+    with _default_lock:
+        _default, _default_pid = client, os.getpid()

@@ -1,0 +1,500 @@
+"""The client for trio: starts work on a server, waits for it, looks at it, and steers it.
+
+    async with zaptasks.open_client("127.0.0.1:9999") as client:
+        handle = await client.now("email.send", {"to": "ada@example.org"})
+        print(await handle.result())
+
+Calls that are safe to repeat are repeated: after a lost connection the client asks again, within the call's
+timeout, and every start carries a request id that makes the repeat harmless. So `OutcomeUnknown` means that the
+server stayed away for the whole timeout.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import ssl
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Final, TypeAlias, TypeVar
+
+import trio
+
+from zapwire.body import decode_json, encode_json
+from zapwire.client_link import Backoff, ReconnectingLink
+from zapwire.envelope import encode_task_schedule
+from zapwire.errors import CallFailed, ConnectionLost, NotSent, OutcomeUnknown
+from zapwire.opcodes import Op
+
+from .connector import ZAP_PORT, ConnectionCount, Connector, default_identity, parse_address
+from .errors import ClientClosed
+from .groups import unwrapped
+from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
+from .options import RetryPolicy, Seconds, to_ms, to_seconds
+from .payloads import encode_arguments, encode_optional
+from .records import (
+    Acknowledged,
+    ClosedExecution,
+    ExecutionInfo,
+    ExecutionPage,
+    Health,
+    NamespaceInfo,
+    NamespaceList,
+    ScheduleInfo,
+    ScheduleList,
+    ScheduleSpec,
+    Started,
+    StartTask,
+    StartWorkflow,
+    Triggered,
+)
+from .spec import Interval, parse_spec
+from .submit_reply import read_submit_reply
+from .task_request import TaskRequest, present
+
+T = TypeVar("T")
+
+# Inside the class, `list` is the method.
+Executions: TypeAlias = list[ExecutionInfo]
+Schedules: TypeAlias = list[ScheduleInfo]
+Namespaces: TypeAlias = list[NamespaceInfo]
+
+PAGE_SIZE: Final = 100
+"""Executions that one call of `list` and `dead_letters` fetches."""
+
+
+class AsyncClient:
+    """A connection to a server that heals itself, and the calls. Made by `open_client`.
+
+    Any number of trio tasks may use it at once. Every call raises `CallFailed` for an answer that says no, `NotSent`
+    or `OutcomeUnknown` when the server is away for longer than `timeout` seconds, and can be canceled at any time.
+    """
+
+    def __init__(
+        self,
+        link: ReconnectingLink,
+        connector: Connector,
+        connections: ConnectionCount,
+        *,
+        namespace: str,
+        timeout: float,
+    ) -> None:
+        self.namespace: Final = namespace
+        self.timeout: Final = timeout
+        self.connector: Final = connector
+        self._link = link
+        self._is_closed = False
+        self._connections = connections
+
+    @property
+    def identity(self) -> str:
+        """Who this client is to people who look at the server."""
+        return self.connector.identity
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._link.link is not None
+
+    @property
+    def peer_is_ours(self) -> bool:
+        """Whether the server that we are connected to is of our kind, and not Go's."""
+        link = self._link.link
+        return link is not None and bool(link.capabilities)
+
+    @property
+    def why_disconnected(self) -> str:
+        """What happened to the last connection, or to the last attempt at one."""
+        return str(self._link.failure or "connecting")
+
+    async def wait_first_attempt(self) -> None:
+        """Wait until the first attempt to connect has ended, either way."""
+        await self._link.first_attempt.wait()
+
+    async def wait_connection(self, *, after: int) -> int:
+        """Wait for a connection later than the `after`-th, and return its number; 0 is before the first."""
+        return await self._connections.wait(after)
+
+    # --- tasks ---------------------------------------------------------------------------------------
+
+    async def start_task(
+        self,
+        type: str,
+        payload: object = None,
+        *,
+        id: str = "",
+        task_queue: str = "default",
+        request_id: str = "",
+        retry_policy: RetryPolicy | None = None,
+        start_to_close: Seconds | None = None,
+        schedule_to_start: Seconds | None = None,
+        schedule_to_close: Seconds | None = None,
+        heartbeat_timeout: Seconds | None = None,
+        memo: Mapping[str, object] | None = None,
+    ) -> TaskHandle:
+        """Start a one-shot task: stored, run by a worker that serves `type`, retried, and its result kept.
+
+        `request_id` names this submission: the same one again, here or from another process, starts nothing new and
+        returns the first task. Without one the client makes one, for its own repeats.
+
+        `start_to_close` bounds one attempt, `schedule_to_start` the wait for a worker, `schedule_to_close` all of it,
+        and `heartbeat_timeout` the silence of a handler. Without any of them the server's defaults hold: ten minutes
+        an attempt, ten attempts. Raises `PayloadError` for a payload that JSON cannot carry.
+        """
+        request = TaskRequest.make(
+            type,
+            payload,
+            identity=self.identity,
+            id=id,
+            task_queue=task_queue,
+            request_id=request_id,
+            retry_policy=retry_policy,
+            start_to_close=start_to_close,
+            schedule_to_start=schedule_to_start,
+            schedule_to_close=schedule_to_close,
+            heartbeat_timeout=heartbeat_timeout,
+            memo=memo,
+        )
+        started = await self.submit(request)
+        return TaskHandle(self, started.workflow_id, started.run_id)
+
+    now = start_task
+    """The short name, as the blocking client has it."""
+
+    async def submit(self, request: TaskRequest, *, repeat: bool = True) -> Started:
+        """Send a request that was made before; without `repeat` only once."""
+        return await self._call_raw(request.to_zap(self.namespace), Op.TASK_SUBMIT, Started, repeat=repeat)
+
+    async def put_task_schedule(
+        self, name: str, spec: str, *, task_queue: str = "default", retry_policy: RetryPolicy | None = None
+    ) -> None:
+        """Create or replace the durable schedule `name`, which starts the task `name` at every time of `spec`.
+
+        `spec` is a Go duration or a cron expression; anything else is a `ValueError` before any call. The same
+        definition again changes nothing, so that every process may do this when it starts.
+        """
+        parsed = parse_spec(spec)
+        is_interval = isinstance(parsed, Interval) and not parsed.on_second
+        policy = None if retry_policy is None else retry_policy.to_wire()
+        options = encode_json(
+            present(namespace=self.namespace, identity=self.identity, task_queue=task_queue, retry_policy=policy)
+        )
+        text = spec.strip()
+        message = encode_task_schedule(
+            name, interval=text if is_interval else "", cron="" if is_interval else text, options=options
+        )
+        await self._call_raw(message, Op.TASK_SCHEDULE, Acknowledged)
+
+    async def dead_letters(self) -> Executions:
+        """The tasks that failed for good, oldest first, with their input and failure."""
+        request = {"page_size": PAGE_SIZE}
+        return (await self.call(Op.LIST_DEAD_LETTERS, request, ExecutionPage)).dead_letters
+
+    async def requeue_dead_letter(self, id: str, run_id: str = "") -> TaskHandle:
+        """Run a dead letter again: a new run of the same id and input. Not repeated by itself."""
+        request = {"workflow_id": id, "run_id": run_id, "identity": self.identity}
+        started = await self.call(Op.REQUEUE_DEAD_LETTER, request, Started, repeat=False)
+        return TaskHandle(self, started.workflow_id, started.run_id)
+
+    # --- workflows -----------------------------------------------------------------------------------
+
+    async def start_workflow(
+        self,
+        type: str,
+        *args: object,
+        id: str = "",
+        task_queue: str = "default",
+        request_id: str = "",
+        retry_policy: RetryPolicy | None = None,
+        execution_timeout: Seconds | None = None,
+        run_timeout: Seconds | None = None,
+        cron: str = "",
+        memo: Mapping[str, object] | None = None,
+        search_attributes: Mapping[str, object] | None = None,
+    ) -> WorkflowHandle:
+        """Start a workflow. An id that is open already is a `CallFailed` with status 409.
+
+        `execution_timeout` spans all runs of it (retries, cron), `run_timeout` one run. With `cron` it runs again and
+        again, after each end.
+        """
+        request = self._start_request(
+            type,
+            args,
+            id=id or f"{type}-{uuid.uuid4().hex}",
+            task_queue=task_queue,
+            request_id=request_id,
+            retry_policy=retry_policy,
+            execution_timeout=execution_timeout,
+            run_timeout=run_timeout,
+            cron=cron,
+            memo=memo,
+            search_attributes=search_attributes,
+        )
+        started = await self.call(Op.START_WORKFLOW, request, Started)
+        return WorkflowHandle(self, started.workflow_id, started.run_id)
+
+    async def signal_with_start(
+        self,
+        type: str,
+        *args: object,
+        id: str,
+        signal: str,
+        signal_value: object = None,
+        task_queue: str = "default",
+        request_id: str = "",
+        retry_policy: RetryPolicy | None = None,
+        execution_timeout: Seconds | None = None,
+        run_timeout: Seconds | None = None,
+        memo: Mapping[str, object] | None = None,
+        search_attributes: Mapping[str, object] | None = None,
+    ) -> WorkflowHandle:
+        """Signal the workflow `id`, and start it first if it is not open. One step on the server."""
+        request = self._start_request(
+            type,
+            args,
+            id=id,
+            task_queue=task_queue,
+            request_id=request_id,
+            retry_policy=retry_policy,
+            execution_timeout=execution_timeout,
+            run_timeout=run_timeout,
+            memo=memo,
+            search_attributes=search_attributes,
+        )
+        request["signal_name"] = signal
+        encoded = encode_optional(signal_value, f"the value of signal {signal!r}")
+        if encoded is not None:
+            request["signal_input"] = encoded
+        started = await self.call(Op.SIGNAL_WITH_START, request, Started)
+        return WorkflowHandle(self, started.workflow_id, started.run_id)
+
+    def _start_request(
+        self,
+        type: str,
+        args: tuple[object, ...],
+        *,
+        id: str,
+        task_queue: str,
+        request_id: str,
+        retry_policy: RetryPolicy | None,
+        execution_timeout: Seconds | None,
+        run_timeout: Seconds | None,
+        memo: Mapping[str, object] | None,
+        search_attributes: Mapping[str, object] | None,
+        cron: str = "",
+    ) -> dict[str, object]:
+        return present(
+            workflow_type=type,
+            workflow_id=id,
+            task_queue=task_queue,
+            input=encode_arguments(args, f"the arguments of {type!r}"),
+            request_id=request_id or uuid.uuid4().hex,
+            retry_policy=None if retry_policy is None else retry_policy.to_wire(),
+            timeouts=present(
+                workflow_execution_ms=to_ms(execution_timeout, "execution_timeout"),
+                workflow_run_ms=to_ms(run_timeout, "run_timeout"),
+            ),
+            cron_schedule=cron,
+            memo=encode_optional(memo, f"the memo of {type!r}"),
+            search_attributes=encode_optional(search_attributes, f"the search attributes of {type!r}"),
+            identity=self.identity,
+        )
+
+    def get_handle(self, id: str, run_id: str = "") -> WorkflowHandle:
+        """A handle for an execution that exists already, task or workflow. Makes no call."""
+        return WorkflowHandle(self, id, run_id)
+
+    async def list(self, query: str = "", *, page_size: int = PAGE_SIZE) -> AsyncIterator[ExecutionInfo]:
+        """Tasks and workflows, newest first, fetched page by page while you iterate.
+
+        `query` is such as `WorkflowType = 'Order' AND ExecutionStatus = 'Running'`, or `Kind = 'task'`; a query that
+        cannot be read is a `CallFailed` with status 400.
+        """
+        token = ""
+        while True:
+            request = {"query": query, "page_size": page_size, "next_page_token": token}
+            page = await self.call(Op.LIST_WORKFLOWS, request, ExecutionPage)
+            for info in page.executions:
+                yield info
+            token = page.next_page_token
+            if not token:
+                return
+
+    # --- schedules -----------------------------------------------------------------------------------
+
+    async def create_schedule(
+        self,
+        id: str,
+        spec: ScheduleSpec | str,
+        action: StartTask | StartWorkflow,
+        *,
+        paused: bool = False,
+        overlap: str = "",
+    ) -> ScheduleInfo:
+        """Create the schedule `id`, or replace it. `spec` may be a Go duration or a cron expression.
+
+        `overlap` says what happens while the run before is still open: "skip" (the default), "allow" or "buffer-one".
+        """
+        schedule = present(id=id, spec=_spec_body(spec), action=action.to_wire(), overlap_policy=overlap)
+        request = {"schedule_id": id, "schedule": schedule | {"paused": paused}}
+        return await self.call(Op.CREATE_SCHEDULE, request, ScheduleInfo)
+
+    async def list_schedules(self) -> Schedules:
+        """Every schedule of the namespace, by id."""
+        return (await self.call(Op.LIST_SCHEDULES, {}, ScheduleList)).schedules
+
+    async def describe_schedule(self, id: str) -> ScheduleInfo:
+        """A schedule, with what it has done and the times to come in `info`."""
+        return await self.call(Op.DESCRIBE_SCHEDULE, {"schedule_id": id}, ScheduleInfo)
+
+    async def update_schedule(
+        self,
+        id: str,
+        *,
+        spec: ScheduleSpec | str | None = None,
+        action: StartTask | StartWorkflow | None = None,
+        paused: bool | None = None,
+    ) -> ScheduleInfo:
+        """Replace what is given, and keep the rest."""
+        schedule: dict[str, object] = {"id": id}
+        if spec is not None:
+            schedule["spec"] = _spec_body(spec)
+        if action is not None:
+            schedule["action"] = action.to_wire()
+        if paused is not None:
+            schedule["paused"] = paused
+        return await self.call(Op.UNPAUSE_SCHEDULE, {"schedule_id": id, "schedule": schedule}, ScheduleInfo)
+
+    async def pause_schedule(self, id: str, note: str = "") -> None:
+        """Fire no more until it is unpaused; the times that pass are not made up for."""
+        await self.call(Op.PAUSE_SCHEDULE, {"schedule_id": id, "paused": True, "note": note}, Acknowledged)
+
+    async def unpause_schedule(self, id: str, note: str = "") -> None:
+        """Fire again, from the next time on."""
+        await self.call(Op.PAUSE_SCHEDULE, {"schedule_id": id, "paused": False, "note": note}, Acknowledged)
+
+    async def trigger_schedule(self, id: str, *, overlap: str = "", request_id: str = "") -> ExecutionHandle | None:
+        """Do its action now, paused or not. None if its overlap policy, or `overlap`, says no."""
+        request = {"schedule_id": id, "overlap_policy": overlap, "request_id": request_id or uuid.uuid4().hex}
+        triggered = await self.call(Op.TRIGGER_SCHEDULE, request, Triggered)
+        return ExecutionHandle(self, triggered.workflow_id, triggered.run_id) if triggered.workflow_id else None
+
+    async def delete_schedule(self, id: str) -> None:
+        """Delete it. Not an error if it is not there."""
+        await self.call(Op.LIST_SCHEDULES, {"schedule_id": id}, Acknowledged)
+
+    # --- namespaces and health -------------------------------------------------------------------------
+
+    async def register_namespace(
+        self, name: str, *, description: str = "", owner_email: str = "", retention: Seconds | None = None
+    ) -> NamespaceInfo:
+        """Create a namespace; one that exists keeps its work and takes the new description."""
+        request = present(
+            name=name, description=description, owner_email=owner_email, retention_ms=to_ms(retention, "retention")
+        )
+        return await self.call(Op.REGISTER_NAMESPACE, request, NamespaceInfo)
+
+    async def describe_namespace(self, name: str = "") -> NamespaceInfo:
+        """A namespace by name, by default the client's own."""
+        request = {"name": name or self.namespace, "namespace": name or self.namespace}
+        return await self.call(Op.DESCRIBE_NAMESPACE, request, NamespaceInfo)
+
+    async def list_namespaces(self) -> Namespaces:
+        """Every namespace of the server."""
+        return (await self.call(Op.LIST_NAMESPACES, {}, NamespaceList)).namespaces
+
+    async def health(self) -> Health:
+        """Ask the server how it is."""
+        return await self.call(Op.HEALTH, {}, Health)
+
+    # --- calls -----------------------------------------------------------------------------------------
+
+    async def call(self, opcode: int, request: Mapping[str, object], type: type[T], *, repeat: bool = True) -> T:
+        """One call, in this client's namespace, with its answer read as `type`.
+
+        Unless `repeat` is False it is made again after a lost connection, until the client's timeout has passed.
+        """
+        body = encode_json({"namespace": self.namespace, **request})
+        envelope = await self._repeatedly(
+            lambda timeout: self._link.call(opcode, body, timeout=timeout), self.timeout, repeat
+        )
+        return decode_json(envelope.body, type)
+
+    async def wait_closed(self, workflow_id: str, run_id: str) -> ClosedExecution:
+        """Wait, for as long as it takes, until an execution is closed."""
+        body = encode_json({"namespace": self.namespace, "workflow_id": workflow_id, "run_id": run_id})
+        envelope = await self._repeatedly(
+            lambda timeout: self._link.call(Op.AWAIT_EXECUTION, body, timeout=timeout), None, True
+        )
+        return decode_json(envelope.body, ClosedExecution)
+
+    async def _call_raw(self, message: bytes, opcode: int, type: type[T], *, repeat: bool = True) -> T:
+        answer = await self._repeatedly(
+            lambda timeout: self._link.call_raw(message, timeout=timeout), self.timeout, repeat
+        )
+        return read_submit_reply(answer, opcode, type)
+
+    async def _repeatedly(
+        self, attempt: Callable[[float | None], Awaitable[T]], timeout: float | None, repeat: bool
+    ) -> T:
+        deadline = math.inf if timeout is None else trio.current_time() + timeout
+        lost: ConnectionLost | None = None
+        while True:
+            if self._is_closed:
+                raise ClientClosed(f"this client of {self.connector} was closed")
+            left = deadline - trio.current_time()
+            if left <= 0 and lost is not None:
+                raise lost
+            try:
+                return await attempt(None if timeout is None else max(left, 0.0))
+            except OutcomeUnknown as error:
+                if not repeat:
+                    raise
+                lost = error
+            except NotSent as error:
+                # An earlier attempt may have arrived: that is what the caller has to know.
+                lost = lost or error
+            await trio.lowlevel.checkpoint()
+
+
+@asynccontextmanager
+async def open_client(
+    zap: str = "",
+    *,
+    namespace: str = "default",
+    identity: str = "",
+    ssl_context: ssl.SSLContext | None = None,
+    timeout: Seconds = 10.0,
+    wait: bool = True,
+    backoff: Backoff | None = None,
+) -> AsyncIterator[AsyncClient]:
+    """Connect to the server at `zap` ("host:port"; by default `TASKS_ZAP`, else this machine's port 9999).
+
+    The block is entered when the server has answered, and `NotSent` or `OutcomeUnknown` raised if it does not within
+    `timeout`. With `wait=False` it is entered at once, and the first calls wait instead. After that the connection is
+    kept by itself. `timeout` bounds every call; `identity` is who this client is to people, by default host@pid.
+    """
+    address = zap or os.environ.get("TASKS_ZAP", "") or f"127.0.0.1:{ZAP_PORT}"
+    host, port = parse_address(address)
+    connector = Connector(
+        host=host, port=port, identity=identity or default_identity(), ssl_context=ssl_context, backoff=backoff
+    )
+    seconds = to_seconds(timeout, "timeout")
+    if not seconds:
+        raise ValueError(f"timeout is {timeout!r}: a call needs more than 0 seconds")
+    with unwrapped():
+        connections = ConnectionCount()
+        async with connector.open(on_connected=connections.add) as link:
+            client = AsyncClient(link, connector, connections, namespace=namespace, timeout=seconds)
+            if wait:
+                with suppress(CallFailed):  # whatever it says, it is there
+                    await client.health()
+            try:
+                yield client
+            finally:
+                client._is_closed = True
+
+
+def _spec_body(spec: ScheduleSpec | str) -> dict[str, object]:
+    return (ScheduleSpec.parse(spec) if isinstance(spec, str) else spec).to_wire()

@@ -1,0 +1,158 @@
+"""The functions that a worker serves: decorators that name them, and the tables that hold them.
+
+    @zaptasks.task(name="email.send")
+    async def send(mail: Mail) -> None: ...
+
+    open_worker(client, tasks=[send, resize], activities={"greet": say_hello})
+
+A decorated function stays what it was; it only remembers its name. A plain function goes by its `__name__`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import ModuleType
+from typing import Any, Final, TypeAlias, TypeVar, overload
+
+from .arguments import Parameters
+
+Function: TypeAlias = Callable[..., Any]
+"""A handler: `async def` or `def`. What it takes and returns is its own affair and JSON's."""
+
+Handlers: TypeAlias = Iterable[Function] | Mapping[str, Function]
+"""Functions that know their names, or names with their functions."""
+
+NAME_CHARACTERS_MAX: Final = 1_000
+_MARK: Final = "__zaptasks__"
+
+F = TypeVar("F", bound=Function)
+
+
+class Kind(Enum):
+    TASK = "task"
+    ACTIVITY = "activity"
+    WORKFLOW = "workflow"
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a decorator leaves on a function."""
+
+    kind: Kind
+    name: str
+
+
+@overload
+def task(function: F, /) -> F: ...
+@overload
+def task(*, name: str) -> Callable[[F], F]: ...
+def task(function: F | None = None, /, *, name: str = "") -> F | Callable[[F], F]:
+    """Mark a function as the handler of one-shot tasks, under `name` or its own."""
+    return _mark(Kind.TASK, function, name)
+
+
+@overload
+def activity(function: F, /) -> F: ...
+@overload
+def activity(*, name: str) -> Callable[[F], F]: ...
+def activity(function: F | None = None, /, *, name: str = "") -> F | Callable[[F], F]:
+    """Mark a function as an activity of workflows, under `name` or its own."""
+    return _mark(Kind.ACTIVITY, function, name)
+
+
+def _mark(kind: Kind, function: F | None, name: str) -> F | Callable[[F], F]:
+    def mark(target: F) -> F:
+        setattr(target, _MARK, Registration(kind, check_name(name or _own_name(target), kind)))
+        return target
+
+    return mark if function is None else mark(function)
+
+
+class Handler:
+    """A function under its name, ready to be called with what was delivered."""
+
+    __slots__ = ("function", "is_async", "name", "parameters")
+
+    def __init__(self, name: str, function: Function, kind: Kind = Kind.TASK) -> None:
+        self.name = name
+        self.function = function
+        self.is_async = is_async(function)
+        if kind is Kind.WORKFLOW and not self.is_async:
+            raise TypeError(f"workflow {name!r} is {function!r}: a workflow is an `async def` function")
+        # A workflow's first parameter is its context.
+        self.parameters = Parameters(function, skip=1 if kind is Kind.WORKFLOW else 0)
+        if kind is Kind.TASK and self.parameters.required > 1:
+            raise TypeError(
+                f"task {name!r} is {function!r}, which needs {self.parameters.required} arguments: a task handler is"
+                " called with the payload, or with nothing"
+            )
+
+
+def is_async(function: Function) -> bool:
+    """Whether calling `function` gives a coroutine; callable objects and partials included."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def table(handlers: Handlers, kind: Kind) -> dict[str, Handler]:
+    """The handlers by name. Raises `ValueError` for a name used twice, `TypeError` for what cannot be called so."""
+    if callable(handlers):
+        raise TypeError(f"{handlers!r} is one function: pass a list of functions, or a dict of names to functions")
+    pairs = (
+        handlers.items() if isinstance(handlers, Mapping) else ((name_of(function), function) for function in handlers)
+    )
+    found: dict[str, Handler] = {}
+    for name, function in pairs:
+        check_name(name, kind)
+        if not callable(function):
+            raise TypeError(f"{kind.value} {name!r} is {function!r}, which cannot be called")
+        if name in found and found[name].function is not function:
+            raise ValueError(f"{kind.value} {name!r} is registered twice: {found[name].function!r} and {function!r}")
+        found[name] = Handler(name, function, kind)
+    return found
+
+
+def name_of(activity: str | Function) -> str:
+    """The name that a function is registered under; a text is a name already."""
+    if isinstance(activity, str):
+        return activity
+    mark = getattr(activity, _MARK, None)
+    return mark.name if isinstance(mark, Registration) else _own_name(activity)
+
+
+def _own_name(function: object) -> str:
+    name = getattr(function, "__name__", "")
+    if not callable(function) or not name or name == "<lambda>":
+        raise TypeError(f"{function!r} has no name of its own: pass a dict of names to functions, or decorate it")
+    return str(name)
+
+
+def check_name(name: str, kind: Kind) -> str:
+    if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARACTERS_MAX or not name.isprintable():
+        raise ValueError(f"{kind.value} name {name!r}: it must be 1 to {NAME_CHARACTERS_MAX} printable characters")
+    return name
+
+
+def sort_handlers(source: object) -> tuple[dict[str, Function], dict[str, Function]]:
+    """The tasks and the activities that `source` holds, for a command that runs a worker for `module:object`.
+
+    `source` is a module (its decorated functions), one function, a list of functions, or a dict of names to
+    functions. What is not decorated counts as a task. Raises `TypeError` for anything else.
+    """
+    if isinstance(source, ModuleType):
+        source = [item for item in vars(source).values() if isinstance(getattr(item, _MARK, None), Registration)]
+    elif callable(source):
+        source = [source]
+    if isinstance(source, Mapping):
+        pairs = [(str(name), function) for name, function in source.items()]
+    elif isinstance(source, Iterable) and not isinstance(source, str | bytes):
+        pairs = [(name_of(function), function) for function in source]
+    else:
+        raise TypeError(f"{source!r} holds no handlers: give a module, a function, a list of functions, or a dict")
+    sorted_: dict[Kind, dict[str, Function]] = {Kind.TASK: {}, Kind.ACTIVITY: {}}
+    for name, function in pairs:
+        mark = getattr(function, _MARK, None)
+        sorted_[mark.kind if isinstance(mark, Registration) else Kind.TASK][name] = function
+    return sorted_[Kind.TASK], sorted_[Kind.ACTIVITY]

@@ -1,0 +1,141 @@
+"""Handles: one execution on the server, to wait for, look at and steer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import msgspec
+
+from zapwire.body import decode_json
+from zapwire.opcodes import Op
+
+from .payloads import encode_arguments, encode_optional
+from .records import (
+    Acknowledged,
+    Described,
+    ExecutionInfo,
+    Explained,
+    HistoryEvent,
+    HistoryPage,
+    QueryAnswer,
+    Started,
+    Status,
+    Waiting,
+    error_of,
+)
+
+if TYPE_CHECKING:
+    from .client import AsyncClient
+
+T = TypeVar("T")
+
+HISTORY_PAGE_EVENTS = 500
+
+
+class ExecutionHandle:
+    """One run of a task or workflow. Without a run id it means the latest run of the id, whichever that is."""
+
+    def __init__(self, client: AsyncClient, workflow_id: str, run_id: str = "") -> None:
+        self._client = client
+        self.workflow_id = workflow_id
+        self.run_id = run_id
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.workflow_id} run {self.run_id or 'latest'}>"
+
+    @overload
+    async def result(self) -> Any: ...
+    @overload
+    async def result(self, type: type[T]) -> T: ...
+    async def result(self, type: Any = Any) -> Any:
+        """Wait until it is over and return what it returned, as `type` if one is given.
+
+        The server tells it the moment it happens; nothing polls. A lost connection only makes the client ask again.
+        It waits without limit: bound it with `trio.fail_after`; on cancel the server is told that nobody waits.
+
+        Raises `TaskFailed`, `TaskCanceled`, `TaskTerminated` or `TaskTimedOut` for any other end, `CallFailed` with
+        status 404 for an execution that the server does not know, and `BadBody` for a result that is no `type`.
+        """
+        run_id = self.run_id
+        while True:
+            closed = await self._client.wait_closed(self.workflow_id, run_id)
+            if closed.status is not Status.CONTINUED_AS_NEW:
+                break
+            run_id = ""
+        error = error_of(closed.workflow_id, closed.run_id, closed.status, closed.raw_failure, closed.reason)
+        if error is not None:
+            raise error
+        return decode_json(closed.result, type) if closed.result else None
+
+    async def describe(self) -> ExecutionInfo:
+        """Where it stands, with its input, and its result or failure once it has one."""
+        return (await self._client.call(Op.DESCRIBE_WORKFLOW, self._run(), Described)).info
+
+    async def history(self) -> AsyncIterator[HistoryEvent]:
+        """Everything that happened to it so far, oldest first, fetched page by page."""
+        after = 0
+        while True:
+            request = self._run(after_event_id=after, page_size=HISTORY_PAGE_EVENTS)
+            page = await self._client.call(Op.GET_WORKFLOW_HISTORY, request, HistoryPage)
+            for event in page.events:
+                yield event
+            after = page.next_cursor
+            if not after:
+                return
+
+    async def explain(self) -> list[Waiting]:
+        """What it waits for: a worker, a retry, a timer. Empty once it is closed."""
+        return (await self._client.call(Op.EXPLAIN, self._run(), Explained)).waits_for
+
+    async def cancel(self, reason: str = "") -> None:
+        """Ask it to stop: what runs is canceled and may clean up, what waits never starts. No error if it is over."""
+        await self._client.call(Op.CANCEL_WORKFLOW, self._end(reason), Acknowledged)
+
+    async def terminate(self, reason: str = "") -> None:
+        """End it at once, without asking it. No error if it is over."""
+        await self._client.call(Op.TERMINATE_WORKFLOW, self._end(reason), Acknowledged)
+
+    def _run(self, **more: object) -> dict[str, object]:
+        return {"workflow_id": self.workflow_id, "run_id": self.run_id, **more}
+
+    def _end(self, reason: str) -> dict[str, object]:
+        return self._run(reason=reason, identity=self._client.identity)
+
+
+class TaskHandle(ExecutionHandle):
+    """A one-shot task, as `client.now` returns it."""
+
+
+class WorkflowHandle(ExecutionHandle):
+    """A workflow."""
+
+    async def signal(self, name: str, value: object = None) -> None:
+        """Send it a signal. Not repeated by itself: `OutcomeUnknown` means that it may have arrived."""
+        request = self._run(signal_name=name, identity=self._client.identity)
+        encoded = encode_optional(value, f"the value of signal {name!r}")
+        if encoded is not None:
+            request["input"] = encoded
+        await self._client.call(Op.SIGNAL_WORKFLOW, request, Acknowledged, repeat=False)
+
+    async def query(self, name: str, *args: object) -> Any:
+        """Ask the worker that runs it, and return the answer.
+
+        Raises `CallFailed`: status 404 without a worker, 400 with the error of the query, 504 when it takes too long.
+        """
+        timeout_ms = round(self._client.timeout * 1000)
+        request = self._run(query_type=name, timeout_ms=timeout_ms)
+        if args:
+            request["args"] = encode_arguments(args, f"the arguments of query {name!r}")
+        return (await self._client.call(Op.QUERY_WORKFLOW, request, QueryAnswer)).query_result
+
+    async def reset(self, event_id: int, reason: str = "") -> WorkflowHandle:
+        """End this run and start another from its input, with its history up to `event_id`. Not repeated by itself."""
+        request = self._end(reason) | {"event_id": event_id}
+        started = await self._client.call(Op.RESET_WORKFLOW, request, Started, repeat=False)
+        return WorkflowHandle(self._client, self.workflow_id, started.run_id)
+
+
+def decoded(raw: msgspec.Raw | None) -> Any:
+    """A payload as plain values; None when it is absent."""
+    return msgspec.json.decode(raw) if raw else None

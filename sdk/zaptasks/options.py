@@ -1,0 +1,65 @@
+"""Settings that callers give in seconds, and the milliseconds that travel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, TypeAlias
+
+Seconds: TypeAlias = float | timedelta
+"""A span of time in the public API: seconds as a number, or a timedelta."""
+
+SPAN_SECONDS_MAX: Final = 100 * 365 * 86_400
+"""A hundred years: longer spans are a mistake of units, and the server refuses them."""
+
+
+def to_seconds(value: Seconds, what: str) -> float:
+    """Seconds as a float. Raises `ValueError` for NaN, negative spans and those over a hundred years."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    if math.isnan(seconds) or not 0 <= seconds <= SPAN_SECONDS_MAX:
+        raise ValueError(f"{what} is {value!r}: it must be 0 to {SPAN_SECONDS_MAX} seconds")
+    return seconds
+
+
+def to_ms(value: Seconds | None, what: str) -> int:
+    """Milliseconds, rounded up so that no span becomes 0, which means none. None is 0."""
+    return 0 if value is None else math.ceil(round(to_seconds(value, what) * 1000, 6))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How failed attempts are repeated: exponential backoff, between bounds.
+
+    `maximum_attempts` counts the first one too; 0 means no limit. `maximum_interval` is 100 times the initial
+    one if it is not given. A failure whose type is among `non_retryable_error_types` is final.
+    """
+
+    initial_interval: Seconds = 1.0
+    backoff_coefficient: float = 2.0
+    maximum_interval: Seconds | None = None
+    maximum_attempts: int = 0
+    non_retryable_error_types: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if to_ms(self.initial_interval, "initial_interval") == 0:
+            raise ValueError(f"initial_interval is {self.initial_interval!r}: it must be more than 0")
+        if self.maximum_interval is not None and to_ms(self.maximum_interval, "maximum_interval") == 0:
+            raise ValueError(f"maximum_interval is {self.maximum_interval!r}: it must be more than 0, or None")
+        if not (math.isfinite(self.backoff_coefficient) and self.backoff_coefficient >= 1):
+            raise ValueError(f"backoff_coefficient is {self.backoff_coefficient!r}: it must be 1 or more")
+        if self.maximum_attempts < 0:
+            raise ValueError(f"maximum_attempts is {self.maximum_attempts}: it must be 0 (no limit) or more")
+        if isinstance(self.non_retryable_error_types, str):
+            raise ValueError("non_retryable_error_types is a text: it must be a sequence of type names")
+
+    def to_wire(self) -> dict[str, object]:
+        """The JSON object that Go's SDK sends for a policy."""
+        return {
+            "initial_interval_ms": to_ms(self.initial_interval, "initial_interval"),
+            "backoff_coefficient": self.backoff_coefficient,
+            "maximum_interval_ms": to_ms(self.maximum_interval, "maximum_interval"),
+            "maximum_attempts": self.maximum_attempts,
+            "non_retryable_error_types": list(self.non_retryable_error_types),
+        }

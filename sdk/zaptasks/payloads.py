@@ -1,0 +1,92 @@
+"""Values of the application as JSON payloads, with errors that name the part that does not fit.
+
+What msgspec encodes can be sent: JSON's own types, and dataclasses, attrs classes, msgspec Structs, enums,
+datetimes, UUIDs, Decimals, sets and bytes (as base64 text). They arrive as JSON's own types, or as the type
+that a handler's parameter is annotated with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Final
+
+import msgspec
+
+from zapwire.body import BODY_DEPTH_MAX, encode_json
+from zapwire.errors import LocalProtocolError
+
+from .errors import PayloadError
+
+PAYLOAD_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Go's protocol hands a payload on as text inside JSON, where quotes and backslashes double: this much still
+fits a frame of 10 MiB, with everything around it."""
+
+
+def encode_payload(value: object, what: str) -> bytes:
+    """Encode `value` as JSON; `what` is its name in errors, such as "the payload of 'email.send'".
+
+    Raises `PayloadError` for what JSON cannot carry, with the type and the path of the offending part, and for
+    more than 4 MiB.
+    """
+    try:
+        payload = encode_json(value)
+    except LocalProtocolError as error:
+        path, culprit, reason = _find_culprit(value, "$", 0) or ("$", value, str(error))
+        raise PayloadError(
+            f"{what} cannot be sent as JSON: {path} is of type {_type_name(culprit)}: {reason}", path=path
+        ) from None
+    if len(payload) > PAYLOAD_BYTES_MAX:
+        raise PayloadError(
+            f"{what} is {len(payload)} bytes of JSON; at most {PAYLOAD_BYTES_MAX} can be sent:"
+            " store the data elsewhere and send where it is",
+            path="$",
+        )
+    return payload
+
+
+def encode_optional(value: object, what: str) -> msgspec.Raw | None:
+    """The same for a value that is part of a request; None stays absent."""
+    return None if value is None else msgspec.Raw(encode_payload(value, what))
+
+
+def encode_arguments(args: tuple[object, ...], what: str) -> msgspec.Raw:
+    """Positional arguments as the JSON array that workflows, activities and queries take."""
+    return msgspec.Raw(encode_payload(list(args), what))
+
+
+def _find_culprit(value: object, path: str, depth: int) -> tuple[str, object, str] | None:
+    """The first part that cannot be encoded by itself: its path, itself, and why. Slow, and only for errors."""
+    if depth > BODY_DEPTH_MAX:
+        return path, value, f"nested more than {BODY_DEPTH_MAX} levels deep, or in a circle"
+    for name, part in _parts(value):
+        found = _find_culprit(part, path + name, depth + 1)
+        if found is not None:
+            return found
+    try:
+        encode_json(value)
+    except LocalProtocolError as error:
+        return path, value, str(error).removeprefix("the value cannot be sent as JSON: ")
+    return None
+
+
+def _parts(value: object) -> Iterator[tuple[str, object]]:
+    match value:
+        case Mapping():
+            for key, item in value.items():
+                yield f".{key}" if isinstance(key, str) else f"[{key!r}]", item
+        case list() | tuple() | AbstractSet():
+            for index, item in enumerate(value):
+                yield f"[{index}]", item
+        case msgspec.Struct():
+            for name in value.__struct_fields__:
+                yield f".{name}", getattr(value, name)
+        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            for field in dataclasses.fields(value):
+                yield f".{field.name}", getattr(value, field.name)
+
+
+def _type_name(value: object) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,369 @@
+"""What the server tells about executions, schedules and namespaces, as the client hands it out.
+
+Structs that are decoded straight from the answers. Keys that a server does not send read as empty, keys that
+nobody here knows are ignored, so that servers older and newer than this client can be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Any, Final
+
+import msgspec
+
+from zapwire.failure import Failure, decode_failure
+
+from .errors import ExecutionError, TaskCanceled, TaskFailed, TaskTerminated, TaskTimedOut
+from .options import RetryPolicy, Seconds, to_ms
+from .payloads import encode_arguments, encode_payload
+from .spec import Interval, parse_spec
+
+
+class Status(Enum):
+    """Where an execution stands; the values are Go's numbers, past them ours."""
+
+    UNSPECIFIED = 0
+    RUNNING = 1
+    COMPLETED = 2
+    FAILED = 3
+    CANCELED = 4
+    TERMINATED = 5
+    CONTINUED_AS_NEW = 6
+    TIMED_OUT = 7
+    CANCELING = 8
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may still end in any way."""
+        return self in (Status.RUNNING, Status.CANCELING, Status.UNSPECIFIED)
+
+
+_ERRORS: Final[dict[Status, type[ExecutionError]]] = {
+    Status.FAILED: TaskFailed,
+    Status.CANCELED: TaskCanceled,
+    Status.TERMINATED: TaskTerminated,
+    Status.TIMED_OUT: TaskTimedOut,
+}
+
+
+def read_status(number: int, name: str) -> Status:
+    """The status by its name, else by its number: Go's wire has no number for CANCELING."""
+    try:
+        return Status[name] if name else Status(number)
+    except (KeyError, ValueError):
+        return Status.UNSPECIFIED
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class ExecutionInfo(_Record, frozen=True, kw_only=True):
+    """A task or workflow: what it is and where it stands.
+
+    `kind` is "task" or "workflow". Payloads (`input`, `result`, `memo`) are what JSON makes of them; listings leave
+    out all but the memo.
+    """
+
+    workflow_id: str
+    run_id: str
+    type: str = msgspec.field(default="", name="workflow_type")
+    kind: str = "workflow"
+    status_number: int = msgspec.field(default=0, name="status")
+    status_name: str = ""
+    task_queue: str = ""
+    history_length: int = 0
+    attempt: int = 1
+    start_time: datetime | None = None
+    close_time: datetime | None = None
+    input: Any = None
+    result: Any = None
+    memo: Any = None
+    search_attributes: dict[str, Any] = {}
+    schedule_id: str = ""
+    cancel_reason: str = ""
+    is_dead_letter: bool = msgspec.field(default=False, name="dead_letter")
+    raw_failure: msgspec.Raw = msgspec.field(default=msgspec.Raw(b""), name="failure")
+
+    @property
+    def status(self) -> Status:
+        return read_status(self.status_number, self.status_name)
+
+    @property
+    def error(self) -> ExecutionError | None:
+        """What `result()` raises for this execution; None while it is open, and if it completed."""
+        return error_of(self.workflow_id, self.run_id, self.status, self.raw_failure, self.cancel_reason)
+
+
+def error_of(
+    workflow_id: str, run_id: str, status: Status, raw_failure: msgspec.Raw, reason: str = ""
+) -> ExecutionError | None:
+    """The exception for an end that is no completion."""
+    kind = _ERRORS.get(status)
+    if kind is None:
+        return None
+    if raw_failure:
+        failure = decode_failure(raw_failure)
+    else:
+        failure = Failure(message=reason, code=f"{status.name.title().replace('_', '')}Error")
+    return kind(workflow_id, run_id, failure)
+
+
+class ClosedExecution(_Record, frozen=True, kw_only=True):
+    """The answer to AwaitExecution."""
+
+    workflow_id: str = ""
+    run_id: str = ""
+    status_number: int = msgspec.field(default=0, name="status")
+    status_name: str = ""
+    reason: str = ""
+    result: msgspec.Raw = msgspec.Raw(b"")
+    raw_failure: msgspec.Raw = msgspec.field(default=msgspec.Raw(b""), name="failure")
+
+    @property
+    def status(self) -> Status:
+        return read_status(self.status_number, self.status_name)
+
+
+class HistoryEvent(_Record, frozen=True, kw_only=True, rename="camel"):
+    """One thing that happened to an execution. `event_id` counts from 1 without gaps."""
+
+    event_id: int
+    event_time: datetime
+    event_type: str
+    attributes: dict[str, Any] = {}
+
+
+class Waiting(_Record, frozen=True, kw_only=True):
+    """One thing that an open execution waits for, and why."""
+
+    what: str
+    reason: str
+    since: datetime
+    until: datetime | None = None
+    activity_id: str = ""
+    identity: str = ""
+    attempt: int = 0
+
+
+class Started(_Record, frozen=True, kw_only=True):
+    """The answer to a start."""
+
+    workflow_id: str = ""
+    run_id: str = ""
+    is_new: bool = True
+
+
+class ExecutionPage(_Record, frozen=True, kw_only=True):
+    executions: list[ExecutionInfo] = []
+    dead_letters: list[ExecutionInfo] = []
+    next_page_token: str = ""
+
+
+class HistoryPage(_Record, frozen=True, kw_only=True):
+    events: list[HistoryEvent] = []
+    next_cursor: int = 0
+
+
+class Described(_Record, frozen=True, kw_only=True):
+    info: ExecutionInfo
+
+
+class Explained(_Record, frozen=True, kw_only=True):
+    waits_for: list[Waiting] = []
+
+
+class QueryAnswer(_Record, frozen=True, kw_only=True):
+    query_result: Any = None
+
+
+# --- schedules -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleSpec:
+    """When a schedule fires: at every time of each cron expression, and every `interval`.
+
+    `timezone` is where the expressions read the clock, an IANA name; "" is UTC. Nothing fires before `start_time` or
+    after `end_time`; each firing is late by up to `jitter`.
+    """
+
+    cron: Sequence[str] = ()
+    interval: Seconds | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    jitter: Seconds | None = None
+    timezone: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> ScheduleSpec:
+        """From a Go duration or a cron expression. Raises `ValueError` for anything else."""
+        spec = parse_spec(text)
+        if isinstance(spec, Interval) and not spec.on_second:
+            return cls(interval=spec.seconds)
+        return cls(cron=(text.strip(),))
+
+    def to_wire(self) -> dict[str, object]:
+        if isinstance(self.cron, str):
+            raise ValueError(f"cron is {self.cron!r}: it must be a sequence of expressions")
+        body: dict[str, object] = {
+            "cron": list(self.cron) or None,
+            "interval_ms": to_ms(self.interval, "interval"),
+            "jitter_ms": to_ms(self.jitter, "jitter"),
+            "timezone": self.timezone,
+        }
+        for name, when in (("start_time_ms", self.start_time), ("end_time_ms", self.end_time)):
+            if when is not None:
+                if when.utcoffset() is None:
+                    raise ValueError(f"{name.removesuffix('_ms')} is {when!r}: it must have a time zone")
+                body[name] = round(when.timestamp() * 1000)
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class StartTask:
+    """What a schedule does: start a one-shot task, as `client.now` does."""
+
+    type: str
+    payload: object = None
+    task_queue: str = "default"
+    retry_policy: RetryPolicy | None = None
+
+    def to_wire(self) -> dict[str, object]:
+        body: dict[str, object] = {"workflow_type": self.type, "task_queue": self.task_queue, "is_task": True}
+        if self.payload is not None:
+            body["input"] = msgspec.Raw(encode_payload(self.payload, f"the payload of {self.type!r}"))
+        return _with_policy(body, self.retry_policy)
+
+
+@dataclass(frozen=True, slots=True)
+class StartWorkflow:
+    """What a schedule does: start a workflow with these arguments. Without an id each run gets one of its own."""
+
+    type: str
+    args: Sequence[object] = ()
+    task_queue: str = "default"
+    workflow_id: str = ""
+    retry_policy: RetryPolicy | None = None
+
+    def to_wire(self) -> dict[str, object]:
+        body: dict[str, object] = {"workflow_type": self.type, "task_queue": self.task_queue}
+        if self.workflow_id:
+            body["workflow_id"] = self.workflow_id
+        if self.args:
+            body["input"] = encode_arguments(tuple(self.args), f"the arguments of {self.type!r}")
+        return _with_policy(body, self.retry_policy)
+
+
+def _with_policy(body: dict[str, object], policy: RetryPolicy | None) -> dict[str, object]:
+    if policy is not None:
+        body["retry_policy"] = policy.to_wire()
+    return body
+
+
+class ScheduleSpecInfo(_Record, frozen=True, kw_only=True):
+    cron: list[str] | None = None
+    interval_ms: int = 0
+    start_time_ms: int = 0
+    end_time_ms: int = 0
+    jitter_ms: int = 0
+    timezone: str = ""
+
+
+class ScheduleActionInfo(_Record, frozen=True, kw_only=True):
+    type: str = msgspec.field(default="", name="workflow_type")
+    task_queue: str = ""
+    workflow_id: str = ""
+    input: Any = None
+    is_task: bool = False
+
+
+class RunningAction(_Record, frozen=True, kw_only=True):
+    workflow_id: str
+    run_id: str
+
+
+class ScheduleProgress(_Record, frozen=True, kw_only=True):
+    """What a schedule has done so far and will do next."""
+
+    action_count: int = 0
+    missed_catchup_count: int = 0
+    overlap_skipped: int = 0
+    running_workflows: list[RunningAction] = []
+    next_action_times: list[datetime] = []
+    create_time: datetime | None = None
+    note: str = ""
+
+
+class ScheduleInfo(_Record, frozen=True, kw_only=True):
+    """A schedule. `info` is filled by `describe_schedule` and empty in listings."""
+
+    id: str
+    spec: ScheduleSpecInfo = ScheduleSpecInfo()
+    action: ScheduleActionInfo = ScheduleActionInfo()
+    paused: bool = False
+    overlap_policy: str = ""
+    info: ScheduleProgress = ScheduleProgress()
+
+
+class ScheduleList(_Record, frozen=True, kw_only=True):
+    schedules: list[ScheduleInfo] = []
+
+
+class Triggered(_Record, frozen=True, kw_only=True):
+    status: str = ""
+    workflow_id: str = ""
+    run_id: str = ""
+
+
+# --- namespaces and health ---------------------------------------------------------------------------
+
+
+class NamespaceDetails(_Record, frozen=True, kw_only=True):
+    name: str = ""
+    state: int = 0
+    description: str = ""
+    owner_email: str = ""
+
+
+class NamespaceConfig(_Record, frozen=True, kw_only=True):
+    retention_ms: int = 0
+
+
+class NamespaceInfo(_Record, frozen=True, kw_only=True):
+    """A namespace: executions, queues and schedules of different ones never meet."""
+
+    info: NamespaceDetails = NamespaceDetails()
+    config: NamespaceConfig = NamespaceConfig()
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def description(self) -> str:
+        return self.info.description
+
+    @property
+    def retention(self) -> float:
+        """How long closed executions are kept, in seconds."""
+        return self.config.retention_ms / 1000
+
+
+class NamespaceList(_Record, frozen=True, kw_only=True):
+    namespaces: list[NamespaceInfo] = []
+
+
+class Health(_Record, frozen=True, kw_only=True):
+    """What the server says of itself."""
+
+    service: str = ""
+    status: str = ""
+    namespace: str = ""
+
+
+class Acknowledged(_Record, frozen=True, kw_only=True):
+    """An answer of which nothing is read."""

@@ -1,0 +1,74 @@
+"""One submission of a one-shot task, the same over ZAP and over HTTP: the request id is what makes it one."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from zapwire.body import encode_json
+from zapwire.envelope import encode_task_submit
+
+from .handlers import Kind, check_name
+from .options import RetryPolicy, Seconds, to_ms
+from .payloads import encode_optional, encode_payload
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRequest:
+    """What a server is asked for. `payload` is JSON, or empty for none; `options` are what our servers read besides."""
+
+    type: str
+    payload: bytes
+    request_id: str
+    options: dict[str, object]
+
+    @classmethod
+    def make(
+        cls,
+        type: str,
+        payload: object = None,
+        *,
+        identity: str,
+        id: str = "",
+        task_queue: str = "default",
+        request_id: str = "",
+        retry_policy: RetryPolicy | None = None,
+        start_to_close: Seconds | None = None,
+        schedule_to_start: Seconds | None = None,
+        schedule_to_close: Seconds | None = None,
+        heartbeat_timeout: Seconds | None = None,
+        memo: Mapping[str, object] | None = None,
+    ) -> TaskRequest:
+        """Check and encode everything, before anything is sent. Raises `PayloadError` and `ValueError`."""
+        check_name(type, Kind.TASK)
+        request_id = request_id or uuid.uuid4().hex
+        options = present(
+            request_id=request_id,
+            identity=identity,
+            workflow_id=id,
+            task_queue=task_queue,
+            retry_policy=None if retry_policy is None else retry_policy.to_wire(),
+            start_to_close_ms=to_ms(start_to_close, "start_to_close"),
+            schedule_to_start_ms=to_ms(schedule_to_start, "schedule_to_start"),
+            schedule_to_close_ms=to_ms(schedule_to_close, "schedule_to_close"),
+            heartbeat_ms=to_ms(heartbeat_timeout, "heartbeat_timeout"),
+            memo=encode_optional(memo, f"the memo of {type!r}"),
+        )
+        body = b"" if payload is None else encode_payload(payload, f"the payload of {type!r}")
+        return cls(type, body, request_id, options)
+
+    def to_zap(self, namespace: str) -> bytes:
+        """The message of 0x50, with the options in its spare slot."""
+        return encode_task_submit(self.type, self.payload, encode_json({"namespace": namespace, **self.options}))
+
+    def to_http(self) -> bytes:
+        """The body of the HTTP route, Go's three fields and the options beside them."""
+        return encode_json({"workflow_type": self.type, "input": msgspec.Raw(self.payload or b"null"), **self.options})
+
+
+def present(**fields: object) -> dict[str, object]:
+    """The fields that say something: Go reads absent and zero alike, and so do we."""
+    return {name: value for name, value in fields.items() if value not in (None, "", 0, {})}

@@ -1,0 +1,443 @@
+"""The worker: subscribes to a task queue, runs what the server delivers, answers, and leaves without losing anything.
+
+    async with zaptasks.open_client("127.0.0.1:9999") as client:
+        async with zaptasks.open_worker(client, "mail", tasks=[send]):
+            await trio.sleep_forever()
+
+Work is pushed, never polled: a subscription announces its slots, the server delivers no more than that, and every
+answer frees one. A worker has a connection of its own, so that a burst of deliveries never delays its client's
+calls. When that connection is lost the server gives what the worker held to others; the worker cancels it, connects
+again and subscribes again, by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from zapwire.body import decode_json
+from zapwire.envelope import Envelope
+from zapwire.errors import CallFailed, ConnectionLost, ZapError
+from zapwire.link import Link
+from zapwire.link_handler import RefusingHandler
+from zapwire.opcodes import Op
+
+from .attempt import Attempt
+from .client import AsyncClient
+from .connector import SDK_NAME, VERSION
+from .deliveries import (
+    ActivityCancel,
+    ActivityDelivery,
+    QueryDelivery,
+    ResultDelivery,
+    WorkflowCancel,
+    WorkflowDelivery,
+)
+from .groups import unwrapped
+from .handlers import Function, Handler, Handlers, Kind, check_name, table
+from .line import Line
+from .options import Seconds, to_seconds
+from .workflow_runner import WorkflowRun, WorkflowRunner
+
+log = logging.getLogger("zaptasks.worker")
+
+SLOTS: Final = 100
+MAX_THREADS: Final = 40
+SHUTDOWN_SECONDS: Final = 30.0
+
+HAND_BACK_SECONDS_MAX: Final = 5.0
+"""How long a worker that leaves gives its canceled handlers to clean up, and the server to take tasks back."""
+
+SUBSCRIBE_AGAIN_SECONDS: Final = 5.0
+"""After a refused subscription: often enough for a namespace that is registered late, too rare to be a load."""
+
+_DELIVERIES: Final[dict[int, Any]] = {
+    Op.DELIVER_ACTIVITY_TASK: msgspec.json.Decoder(ActivityDelivery),
+    Op.DELIVER_WORKFLOW_TASK: msgspec.json.Decoder(WorkflowDelivery),
+    Op.DELIVER_ACTIVITY_RESULT: msgspec.json.Decoder(ResultDelivery),
+    Op.DELIVER_CANCEL_REQUEST: msgspec.json.Decoder(WorkflowCancel),
+    Op.DELIVER_QUERY: msgspec.json.Decoder(QueryDelivery),
+    Op.DELIVER_ACTIVITY_CANCEL: msgspec.json.Decoder(ActivityCancel),
+}
+
+
+@dataclass(slots=True, eq=False)
+class _Subscription:
+    """What is asked of the server, on every connection anew."""
+
+    opcode: int
+    slots: int
+    types: list[str]
+    granted: trio.Event
+    id: str = ""
+    refusal: CallFailed | None = None
+
+
+class _Subscribed(msgspec.Struct, frozen=True):
+    subscription_id: str
+
+
+class Worker(RefusingHandler):
+    """A running worker. Made by `open_worker`."""
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        task_queue: str,
+        *,
+        tasks: Handlers,
+        activities: Handlers,
+        workflows: Handlers,
+        slots: int,
+        max_threads: int,
+        identity: str,
+        shutdown_timeout: Seconds,
+        nursery: trio.Nursery,
+    ) -> None:
+        if slots < 1 or max_threads < 1:
+            raise ValueError(f"slots={slots}, max_threads={max_threads}: both must be at least 1")
+        self.task_queue: Final = check_name(task_queue, Kind.TASK)
+        self.identity: Final = identity or client.identity
+        self._client = client
+        self._nursery = nursery
+        self._shutdown_seconds = to_seconds(shutdown_timeout, "shutdown_timeout")
+        self._slots = slots
+        self._threads = min(slots, max_threads)
+        self._limiter = trio.CapacityLimiter(self._threads)
+        self._tasks = table(tasks, Kind.TASK)
+        self._activities = table(activities, Kind.ACTIVITY)
+        workflow_table = table(workflows, Kind.WORKFLOW)
+        self._workflows = WorkflowRunner(workflow_table, task_queue=task_queue)
+        self._subscriptions: list[_Subscription] = []
+        self._plan(workflow_table)
+        self._attempts: dict[str, Attempt] = {}
+        self._running = 0
+        self._idle = trio.Event()
+        self._line: Line | None = None
+        self._is_draining = False
+        self._leaving = trio.Event()
+
+    def _plan(self, workflows: dict[str, Handler]) -> None:
+        """One subscription for each bound, with the types that it holds for."""
+        served = {**self._activities, **self._tasks}
+        asynchronous = sorted(name for name, handler in served.items() if handler.is_async)
+        threaded = sorted(name for name, handler in served.items() if not handler.is_async)
+        for opcode, slots, types in (
+            (Op.SUBSCRIBE_ACTIVITY_TASKS, self._slots, asynchronous),
+            (Op.SUBSCRIBE_ACTIVITY_TASKS, self._threads, threaded),
+            (Op.SUBSCRIBE_WORKFLOW_TASKS, self._slots, sorted(workflows)),
+        ):
+            if types:
+                self._subscriptions.append(_Subscription(opcode, slots, types, trio.Event()))
+
+    @property
+    def running(self) -> int:
+        """How many deliveries are being handled, answers on their way included."""
+        return self._running
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._line is not None
+
+    async def _hold_connection(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """The worker's connection. Shielded: a worker that is canceled hands back first what it holds.
+
+        What ends the shield is `_leaving`, which `open_worker` sets after at most `HAND_BACK_SECONDS_MAX`.
+        """
+        with trio.CancelScope(shield=True):
+            async with self._client.connector.open(self):
+                task_status.started()
+                await self._leaving.wait()
+
+    # --- subscribing -----------------------------------------------------------------------------------
+
+    async def subscribed(self) -> None:
+        """Wait until the server has taken every subscription. Raises `CallFailed` for one that it refuses."""
+        for subscription in self._subscriptions:
+            await subscription.granted.wait()
+            if subscription.refusal is not None:
+                raise subscription.refusal
+
+    async def add_task(self, name: str, function: Function, *, slots: int = 1) -> None:
+        """Serve one more type of task, with slots of its own; returns once the server knows.
+
+        A name that is served already gets the new function, from the next delivery on, and keeps its slots.
+        """
+        is_known = name in self._tasks
+        self._tasks[check_name(name, Kind.TASK)] = Handler(name, function)
+        if is_known:
+            return
+        subscription = _Subscription(Op.SUBSCRIBE_ACTIVITY_TASKS, slots, [name], trio.Event())
+        self._subscriptions.append(subscription)
+        if self._line is not None:
+            self._nursery.start_soon(self._subscribe, subscription, self._line)
+        await subscription.granted.wait()
+        if subscription.refusal is not None:
+            raise subscription.refusal
+
+    async def _subscribe(self, subscription: _Subscription, line: Line) -> None:
+        """Ask until the server grants it or the connection ends."""
+        request: dict[str, object] = {
+            "task_queue": self.task_queue,
+            "identity": self.identity,
+            "slots": subscription.slots,
+            "types": subscription.types,
+            "sdk_name": SDK_NAME,
+            "sdk_version": VERSION,
+        }
+        while line is self._line and not self._is_draining:
+            try:
+                answer = await line.call(subscription.opcode, request)
+                subscription.id = decode_json(answer, _Subscribed).subscription_id
+                subscription.refusal = None
+                subscription.granted.set()
+                return
+            except ConnectionLost:
+                return
+            except CallFailed as error:
+                log.error("the server refused to deliver %s from %r: %s", subscription.types, self.task_queue, error)
+                subscription.refusal = error
+                subscription.granted.set()
+            except ZapError as error:
+                log.error("subscribing to %r failed: %s", self.task_queue, error)
+            await trio.sleep(SUBSCRIBE_AGAIN_SECONDS)
+
+    # --- what the connection tells -----------------------------------------------------------------------
+
+    def connected(self, link: Link) -> None:
+        self._line = Line(link, namespace=self._client.namespace, timeout=self._client.timeout)
+        for subscription in self._subscriptions:
+            self._nursery.start_soon(self._subscribe, subscription, self._line)
+
+    def disconnected(self, link: Link, error: ZapError) -> None:
+        self._line = None
+        if self._running:
+            log.warning("lost the connection with %d tasks running, others get them: %s", self._running, error)
+        for attempt in self._attempts.values():
+            attempt.lose(f"the connection was lost: {error}")
+        self._workflows.lose_all()
+
+    def on_push(self, link: Link, envelope: Envelope) -> None:
+        decoder = _DELIVERIES.get(envelope.opcode)
+        line = self._line
+        if decoder is None or line is None:
+            return
+        try:
+            delivery = decoder.decode(envelope.body)
+        except msgspec.MsgspecError as error:
+            log.error("a delivery of the server cannot be read: opcode 0x%02X: %s", envelope.opcode, error)
+            return
+        match delivery:
+            case ActivityDelivery() | WorkflowDelivery() if self._is_draining:
+                self._nursery.start_soon(self._return_unstarted, delivery.task_token, line)
+            case ActivityDelivery() | WorkflowDelivery() if self._runs_already(delivery.task_token):
+                log.error("the server delivered task %r twice; the second one is ignored", delivery.task_token)
+            case ActivityDelivery():
+                self._start_attempt(delivery, line)
+            case WorkflowDelivery():
+                self._running += 1
+                self._nursery.start_soon(self._run_workflow, self._workflows.accept(delivery, line))
+            case ResultDelivery():
+                self._workflows.on_result(delivery)
+            case WorkflowCancel():
+                self._workflows.on_cancel(delivery)
+            case QueryDelivery():
+                self._nursery.start_soon(self._workflows.answer_query, delivery, line)
+            case ActivityCancel():
+                attempt = self._attempts.get(delivery.task_token)
+                if attempt is not None:
+                    attempt.cancel(delivery.reason)
+
+    def _runs_already(self, token: str) -> bool:
+        return token in self._attempts or token in self._workflows
+
+    # --- running -----------------------------------------------------------------------------------------
+
+    def _start_attempt(self, delivery: ActivityDelivery, line: Line) -> None:
+        name = delivery.activity_type_name
+        first, second = self._activities, self._tasks
+        if delivery.kind == "task":
+            first, second = second, first
+        attempt = Attempt(
+            delivery,
+            first.get(name) or second.get(name),
+            line=line,
+            task_queue=self.task_queue,
+            nursery=self._nursery,
+            limiter=self._limiter,
+        )
+        self._attempts[delivery.task_token] = attempt
+        self._running += 1
+        self._nursery.start_soon(self._run_attempt, attempt)
+
+    async def _run_attempt(self, attempt: Attempt) -> None:
+        try:
+            await attempt.run()
+        finally:
+            del self._attempts[attempt.token]
+            self._ended()
+
+    async def _run_workflow(self, run: WorkflowRun) -> None:
+        try:
+            await self._workflows.run(run)
+        finally:
+            self._ended()
+
+    def _ended(self) -> None:
+        self._running -= 1
+        if not self._running:
+            self._idle.set()
+            self._idle = trio.Event()
+
+    # --- leaving -----------------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Take no more work, and wait until what runs is answered, for at most `shutdown_timeout`.
+
+        What still runs then is handed back when the worker closes. Calling it again only returns.
+        """
+        if self._is_draining:
+            return
+        self._is_draining = True
+        with trio.move_on_after(self._shutdown_seconds) as scope:
+            async with trio.open_nursery() as nursery:
+                for subscription in self._subscriptions:
+                    nursery.start_soon(self._unsubscribe, subscription)
+            while self._running:
+                await self._idle.wait()
+        if scope.cancelled_caught:
+            log.warning("%d tasks still run after %g s: they are handed back", self._running, self._shutdown_seconds)
+
+    async def _unsubscribe(self, subscription: _Subscription) -> None:
+        line = self._line
+        if line is None or not subscription.id:
+            return
+        try:
+            await line.call(Op.UNSUBSCRIBE_TASKS, {"subscription_id": subscription.id})
+        except ConnectionLost:
+            pass  # the end of a connection ends its subscriptions
+        except ZapError as error:
+            log.warning("unsubscribing from %r failed, the end of the connection will do: %s", self.task_queue, error)
+
+    async def _hand_back(self) -> None:
+        """Cancel what runs and return it to the server."""
+        self._is_draining = True
+        reason = f"the worker {self.identity} shuts down"
+        for attempt in self._attempts.values():
+            attempt.hand_back(reason)
+        self._workflows.hand_back_all(reason)
+        while self._running:
+            await self._idle.wait()
+
+    async def _return_unstarted(self, token: str, line: Line) -> None:
+        """A delivery that crossed our leaving."""
+        try:
+            await line.respond(Op.HAND_BACK_TASK, token, f"the worker {self.identity} shuts down".encode())
+        except ZapError as error:
+            log.info("a task that came while leaving could not be handed back: %s", error)
+
+
+@asynccontextmanager
+async def open_worker(
+    client: AsyncClient,
+    task_queue: str = "default",
+    *,
+    tasks: Handlers = (),
+    activities: Handlers = (),
+    workflows: Handlers = (),
+    slots: int = SLOTS,
+    max_threads: int = MAX_THREADS,
+    identity: str = "",
+    shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
+) -> AsyncIterator[Worker]:
+    """Serve a task queue of the client's namespace for the length of an `async with` block.
+
+    The block is entered once the server has taken the subscriptions, however long it takes to reach one; a
+    subscription that it refuses raises `CallFailed`. Handlers run in this block's nursery.
+
+    `tasks` and `activities` are functions, or names with their functions; both are served under the types that they
+    name and no other. A task handler is called with the payload (or nothing, if it takes nothing), an activity with
+    its arguments; a delivery of one kind finds a handler of the other if there is no own. `slots` bounds the
+    `async def` handlers that run at once, `slots` and `max_threads` together the `def` handlers, which run in threads.
+
+    When the block ends, the worker takes no more work and gives what runs `shutdown_timeout` seconds to finish. What
+    has not finished then, and everything that runs if the block raises or is canceled, is canceled and handed back to
+    the server, which gives it to another worker and charges no attempt. A thread cannot be canceled: it is left
+    behind, and may do its work a second time.
+    """
+    with unwrapped():
+        async with trio.open_nursery() as nursery:
+            worker = Worker(
+                client,
+                task_queue,
+                tasks=tasks,
+                activities=activities,
+                workflows=workflows,
+                slots=slots,
+                max_threads=max_threads,
+                identity=identity,
+                shutdown_timeout=shutdown_timeout,
+                nursery=nursery,
+            )
+            await nursery.start(worker._hold_connection)
+            try:
+                await worker.subscribed()
+                yield worker
+                await worker.drain()
+            finally:
+                try:
+                    with trio.CancelScope(shield=True, relative_deadline=HAND_BACK_SECONDS_MAX):
+                        await worker._hand_back()
+                finally:
+                    worker._leaving.set()
+            nursery.cancel_scope.cancel()
+
+
+async def run_worker(
+    client: AsyncClient,
+    task_queue: str = "default",
+    *,
+    tasks: Handlers = (),
+    activities: Handlers = (),
+    workflows: Handlers = (),
+    slots: int = SLOTS,
+    max_threads: int = MAX_THREADS,
+    identity: str = "",
+    shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
+) -> None:
+    """Serve a task queue until SIGTERM or SIGINT, then drain and return. Only from the main thread.
+
+    A second signal ends the draining: what still runs is handed back at once.
+    """
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with open_worker(
+            client,
+            task_queue,
+            tasks=tasks,
+            activities=activities,
+            workflows=workflows,
+            slots=slots,
+            max_threads=max_threads,
+            identity=identity,
+            shutdown_timeout=shutdown_timeout,
+        ) as worker:
+            first = await anext(signals)
+            log.info("%s: taking no more work; %d tasks run", signal.Signals(first).name, worker.running)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_at_signal, signals, nursery.cancel_scope)
+                await worker.drain()
+                nursery.cancel_scope.cancel()
+
+
+async def _cancel_at_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    number = await anext(signals)
+    log.info("%s again: handing back what runs", signal.Signals(number).name)
+    scope.cancel()
