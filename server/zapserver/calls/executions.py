@@ -1,0 +1,199 @@
+"""Calls about executions: start, signal, query, cancel, look, wait."""
+
+from __future__ import annotations
+
+from zapserver import requests, shapes
+from zapserver.calls.context import DEFERRED, Call, Handler
+from zapserver.engine.commands import (
+    AwaitExecution,
+    CancelExecution,
+    Payload,
+    QueryExecution,
+    ResetExecution,
+    SignalExecution,
+    StartWorkflow,
+    TerminateExecution,
+)
+from zapserver.engine.errors import Invalid
+from zapserver.engine.records import Execution
+from zapserver.requests import (
+    AwaitRequest,
+    EndRequest,
+    ExecutionRequest,
+    HistoryRequest,
+    ListRequest,
+    QueryRequest,
+    ResetRequest,
+    SignalRequest,
+    StartRequest,
+    payload,
+)
+from zapserver.visibility import parse_query
+from zapwire.opcodes import Op
+
+
+def start(call: Call, request: StartRequest) -> object:
+    started = call.step(
+        StartWorkflow(
+            type=request.type,
+            task_queue=request.queue,
+            workflow_id=request.workflow,
+            run_id=request.run,
+            input=payload(request.input),
+            request_id=request.request_id,
+            retry_policy=None if request.retry_policy is None else request.retry_policy.policy(),
+            timeouts=request.workflow_timeouts(),
+            cron_schedule=request.cron_schedule,
+            memo=payload(request.memo),
+            search_attributes=request.search_attributes,
+            identity=request.identity or call.peer_name,
+            signal_name=request.signal,
+            signal_input=payload(request.signal_input),
+        )
+    )
+    return {"run_id": started.run_id, "workflow_id": started.workflow_id}
+
+
+def _start(call: Call, request: StartRequest) -> object:
+    request.signal_name = request.signalName = ""
+    return start(call, request)
+
+
+def _signal_with_start(call: Call, request: StartRequest) -> object:
+    if not request.signal:
+        raise Invalid("signal_name required")
+    return start(call, request)
+
+
+def _signal(call: Call, request: SignalRequest) -> object:
+    call.step(
+        SignalExecution(
+            workflow_id=request.workflow,
+            run_id=request.run,
+            signal_name=request.signal,
+            input=payload(request.input),
+            identity=request.identity,
+        )
+    )
+    return {"status": "signaled"}
+
+
+def _cancel(call: Call, request: EndRequest) -> object:
+    execution = _execution(call, request)
+    call.step(
+        CancelExecution(
+            workflow_id=execution.workflow_id,
+            run_id=execution.run_id,
+            reason=request.reason,
+            identity=request.identity,
+        )
+    )
+    return shapes.info(execution)
+
+
+def _terminate(call: Call, request: EndRequest) -> object:
+    execution = _execution(call, request)
+    call.step(
+        TerminateExecution(
+            workflow_id=execution.workflow_id,
+            run_id=execution.run_id,
+            reason=request.reason,
+            identity=request.identity,
+        )
+    )
+    return shapes.info(execution)
+
+
+def _reset(call: Call, request: ResetRequest) -> object:
+    started = call.step(
+        ResetExecution(
+            workflow_id=request.workflow,
+            run_id=request.run,
+            event_id=request.event_id,
+            reason=request.reason,
+            identity=request.identity,
+        )
+    )
+    return shapes.info(call.namespace.engine.views.execution(started.workflow_id, started.run_id))
+
+
+def _describe(call: Call, request: ExecutionRequest) -> object:
+    return {"info": shapes.full_info(_execution(call, request))}
+
+
+def _list(call: Call, request: ListRequest) -> object:
+    try:
+        query = parse_query(request.query) if request.query else None
+    except ValueError as error:
+        raise Invalid(str(error)) from None
+
+    def matches(execution: Execution) -> bool:
+        return query is None or query.matches(shapes.visible_fields(execution))
+
+    page, token = call.namespace.engine.views.executions(
+        matches, after=request.next_page_token, limit=requests.page_size(request.page_size)
+    )
+    return {"executions": [shapes.info(execution) for execution in page], "next_page_token": token}
+
+
+def _history_or_signal_with_start(call: Call, request: HistoryRequest) -> object:
+    if request.signal:
+        return start(call, request)
+    events, cursor = call.namespace.engine.views.history(
+        request.workflow,
+        request.run,
+        after=request.after_event_id,
+        limit=requests.page_size(request.page_size),
+        reverse=request.reverse,
+    )
+    return {"events": [shapes.event(item) for item in events], "next_cursor": cursor}
+
+
+def _query(call: Call, request: QueryRequest) -> object:
+    answer = call.step(
+        QueryExecution(
+            workflow_id=request.workflow,
+            run_id=request.run,
+            query_type=request.type,
+            waiter=call.waiter,
+            args=payload(request.args) or payload(request.query_args),
+            timeout_ms=request.timeout_ms,
+        )
+    )
+    return DEFERRED if answer is None else query_answer(answer)
+
+
+def query_answer(result: Payload | None) -> object:
+    """Both readings: the value itself for Go's server's clients, base64 of its JSON for Go's SDK."""
+    return {"query_result": result, "result": requests.base64_text(b"" if result is None else bytes(result))}
+
+
+def _await(call: Call, request: AwaitRequest) -> object:
+    call.step(AwaitExecution(workflow_id=request.workflow, run_id=request.run, waiter=call.waiter, peer=call.peer))
+    return DEFERRED
+
+
+def _explain(call: Call, request: ExecutionRequest) -> object:
+    execution = _execution(call, request)
+    waiting = call.namespace.engine.views.explain(execution.workflow_id, execution.run_id)
+    return {"info": shapes.info(execution), "waits_for": [shapes.waiting(item) for item in waiting]}
+
+
+def _execution(call: Call, request: ExecutionRequest) -> Execution:
+    return call.namespace.engine.views.execution(request.workflow, request.run)
+
+
+CALLS: dict[int, Handler] = {
+    Op.START_WORKFLOW: Handler(StartRequest, _start),
+    Op.SIGNAL_WORKFLOW: Handler(SignalRequest, _signal),
+    Op.CANCEL_WORKFLOW: Handler(EndRequest, _cancel),
+    Op.TERMINATE_WORKFLOW: Handler(EndRequest, _terminate),
+    Op.DESCRIBE_WORKFLOW: Handler(ExecutionRequest, _describe),
+    Op.LIST_WORKFLOWS: Handler(ListRequest, _list),
+    Op.GET_WORKFLOW_HISTORY: Handler(HistoryRequest, _history_or_signal_with_start),
+    Op.QUERY_WORKFLOW: Handler(QueryRequest, _query),
+    Op.RESET_WORKFLOW: Handler(ResetRequest, _reset),
+    Op.SIGNAL_WITH_START: Handler(StartRequest, _signal_with_start),
+    Op.AWAIT_EXECUTION: Handler(AwaitRequest, _await),
+    Op.EXPLAIN: Handler(ExecutionRequest, _explain),
+}

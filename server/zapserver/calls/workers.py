@@ -1,0 +1,213 @@
+"""Calls of workers: subscribe, schedule an activity, answer a task, heartbeat, answer a query."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+import msgspec
+
+from zapserver.calls.context import BinaryCall, Call, CallOpener, Handler
+from zapserver.engine.commands import (
+    AnswerQuery,
+    CompleteActivity,
+    CompleteWorkflowTask,
+    FailActivity,
+    HandBackTask,
+    HeartbeatActivity,
+    Payload,
+    QueueKind,
+    ScheduleActivity,
+    SetSlots,
+    Subscribe,
+    Unsubscribe,
+    WorkflowCommand,
+    WorkflowCommandKind,
+)
+from zapserver.engine.errors import Invalid, NotFound
+from zapserver.requests import (
+    AnswerQueryRequest,
+    ScheduleActivityRequest,
+    SubscribeRequest,
+    SubscriptionRequest,
+    base64_or_json,
+    json_payload,
+)
+from zapwire.body import decode_json
+from zapwire.envelope import decode_respond, encode_ack
+from zapwire.errors import BadBody
+from zapwire.failure import DECODE_ERROR, decode_failure, encode_failure
+from zapwire.frame import Buffer
+from zapwire.opcodes import Op
+
+TYPES_MAX = 10_000
+COMMANDS_MAX = 10_000
+
+
+def _subscribe(kind: QueueKind, call: Call, request: SubscribeRequest) -> object:
+    if request.types is not None and len(request.types) > TYPES_MAX:
+        raise Invalid(f"{len(request.types)} types in one subscription; at most {TYPES_MAX} are allowed")
+    subscribed = call.step(
+        Subscribe(
+            peer=call.peer,
+            kind=kind,
+            task_queue=request.queue,
+            identity=request.identity or call.peer_name,
+            slots=request.slots,
+            types=None if request.types is None else frozenset(request.types),
+        )
+    )
+    return {"subscription_id": subscribed.subscription_id}
+
+
+def _subscribe_workflow_tasks(call: Call, request: SubscribeRequest) -> object:
+    return _subscribe(QueueKind.WORKFLOW, call, request)
+
+
+def _subscribe_activity_tasks(call: Call, request: SubscribeRequest) -> object:
+    return _subscribe(QueueKind.ACTIVITY, call, request)
+
+
+def _unsubscribe(call: Call, request: SubscriptionRequest) -> object:
+    call.step(Unsubscribe(peer=call.peer, subscription_id=request.id))
+    return {"ok": True}
+
+
+def _set_slots(call: Call, request: SubscriptionRequest) -> object:
+    call.step(SetSlots(peer=call.peer, subscription_id=request.id, slots=request.slots))
+    return {"ok": True}
+
+
+def _schedule_activity(call: Call, request: ScheduleActivityRequest) -> object:
+    scheduled = call.step(
+        ScheduleActivity(
+            peer=call.peer,
+            workflow_id=request.workflow,
+            run_id=request.run,
+            type=request.activity_type,
+            task_queue=request.task_queue,
+            input=base64_or_json(request.input),
+            timeouts=request.activity_timeouts(),
+            retry_policy=None if request.retry_policy is None else request.retry_policy.policy(),
+        )
+    )
+    return {"activity_task_id": scheduled.activity_id, "task_token": scoped_token(scheduled.task_token, call)}
+
+
+def scoped_token(token: str, call: Call) -> str:
+    """A task token as it goes out: it names its namespace, because the answer to it names nothing else."""
+    return f"{token}|{call.namespace.name}" if token else ""
+
+
+def _answer_query(call: Call, request: AnswerQueryRequest) -> object:
+    if not request.token:
+        raise Invalid("token required")
+    result = base64_or_json(request.result)
+    call.step(AnswerQuery(peer=call.peer, token=request.token, result=result, error=request.error))
+    return {"ok": True}
+
+
+_ACKNOWLEDGED = encode_ack(200)
+
+# --- respond frames --------------------------------------------------------------------------------
+
+
+class _CommandBody(msgspec.Struct):
+    kind: int
+    result: str | None = None
+    failure: str | None = None
+
+
+class _CommandsBody(msgspec.Struct):
+    cmds: list[_CommandBody] | None = None
+
+
+def _workflow_task_completed(open_call: CallOpener, message: bytes) -> bytes:
+    call, token, data = _respond(open_call, message)
+    body = decode_json(data, _CommandsBody) if data else _CommandsBody()
+    bodies = body.cmds or []
+    if len(bodies) > COMMANDS_MAX:
+        raise Invalid(f"{len(bodies)} commands in one answer; at most {COMMANDS_MAX} are allowed")
+    call.step(CompleteWorkflowTask(token=token, commands=tuple(_command(item) for item in bodies)))
+    return _ACKNOWLEDGED
+
+
+def _command(body: _CommandBody) -> WorkflowCommand:
+    try:
+        kind = WorkflowCommandKind(body.kind)
+    except ValueError:
+        raise Invalid(f"command kind {body.kind} is not one of 0 to 3") from None
+    if kind is WorkflowCommandKind.COMPLETE:
+        return WorkflowCommand(kind=kind, payload=json_payload(_base64(body.result, "result"), "result"))
+    failure = _base64(body.failure, "failure")
+    return WorkflowCommand(kind=kind, payload=Payload(_failure(failure)) if failure else None)
+
+
+def _activity_task_completed(open_call: CallOpener, message: bytes) -> bytes:
+    call, token, data = _respond(open_call, message)
+    call.step(CompleteActivity(token=token, result=json_payload(data, "result")))
+    return _ACKNOWLEDGED
+
+
+def _activity_task_failed(open_call: CallOpener, message: bytes) -> bytes:
+    call, token, data = _respond(open_call, message)
+    call.step(FailActivity(token=token, failure=_failure(data)))
+    return _ACKNOWLEDGED
+
+
+def _heartbeat(open_call: CallOpener, message: bytes) -> bytes:
+    call, token, data = _respond(open_call, message)
+    beaten = call.step(HeartbeatActivity(token=token, details=json_payload(data, "details")))
+    # Go's SDK reads the status byte as "cancel requested", so that "no" has to be status 0.
+    return encode_ack(200 if beaten.cancel_requested else 0)
+
+
+def _hand_back(open_call: CallOpener, message: bytes) -> bytes:
+    call, token, data = _respond(open_call, message)
+    call.step(HandBackTask(token=token, reason=bytes(data[:1024]).decode("utf-8", "replace")))
+    return _ACKNOWLEDGED
+
+
+def _respond(open_call: CallOpener, message: bytes) -> tuple[Call, str, Buffer]:
+    """The call in the namespace that the token belongs to, the engine's own token, and what came with it."""
+    scoped, data = decode_respond(message)
+    try:
+        text = bytes(scoped).decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadBody("the task token is not UTF-8") from None
+    token, _, namespace = text.rpartition("|")
+    try:
+        return open_call(namespace), token, data
+    except (Invalid, NotFound):
+        raise NotFound("task token not found") from None
+
+
+def _failure(data: Buffer) -> bytes:
+    """A failure that everybody can read: what is none becomes a `DecodeError` that says so."""
+    read = decode_failure(data)
+    return encode_failure(read) if read.code == DECODE_ERROR else bytes(data)
+
+
+def _base64(text: str | None, what: str) -> bytes:
+    try:
+        return base64.b64decode(text or "", validate=True)
+    except (binascii.Error, ValueError):
+        raise Invalid(f"the {what} is not base64: {(text or '')[:60]!r}") from None
+
+
+CALLS: dict[int, Handler] = {
+    Op.SCHEDULE_ACTIVITY: Handler(ScheduleActivityRequest, _schedule_activity),
+    Op.SUBSCRIBE_WORKFLOW_TASKS: Handler(SubscribeRequest, _subscribe_workflow_tasks),
+    Op.SUBSCRIBE_ACTIVITY_TASKS: Handler(SubscribeRequest, _subscribe_activity_tasks),
+    Op.UNSUBSCRIBE_TASKS: Handler(SubscriptionRequest, _unsubscribe),
+    Op.GRANT_CREDITS: Handler(SubscriptionRequest, _set_slots),
+    Op.RESPOND_QUERY: Handler(AnswerQueryRequest, _answer_query),
+}
+
+BINARY_CALLS: dict[int, BinaryCall] = {
+    Op.RESPOND_WORKFLOW_TASK_COMPLETED: _workflow_task_completed,
+    Op.RESPOND_ACTIVITY_TASK_COMPLETED: _activity_task_completed,
+    Op.RESPOND_ACTIVITY_TASK_FAILED: _activity_task_failed,
+    Op.RECORD_ACTIVITY_TASK_HEARTBEAT: _heartbeat,
+    Op.HAND_BACK_TASK: _hand_back,
+}

@@ -1,0 +1,115 @@
+"""`zaptasks serve`: the flags and environment of the Go daemon, one line when ready, a clean end on a signal."""
+
+from __future__ import annotations
+
+import signal
+
+import click
+import structlog
+import trio
+
+from zapserver.cli.running import run
+from zapserver.logs import FORMATS, LEVELS, configure_logging
+from zapserver.server import StartError, open_server
+from zapserver.settings import (
+    HTTP_PORT_DEFAULT,
+    MEMORY,
+    NODE_ID_DEFAULT,
+    ZAP_PORT_DEFAULT,
+    Settings,
+    SettingsError,
+    parse_address,
+)
+
+log = structlog.get_logger("zapserver")
+
+
+class _GoFlags(click.Command):
+    """Go's flags have one dash or two, and both are in use in scripts: `-zap-port 9999` works as well."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        known = {option for parameter in self.params for option in parameter.opts if option.startswith("--")}
+        return super().parse_args(ctx, [f"-{arg}" if f"-{arg.partition('=')[0]}" in known else arg for arg in args])
+
+
+@click.command(cls=_GoFlags, short_help="Run the server.")
+@click.option(
+    "--zap-port",
+    default=str(ZAP_PORT_DEFAULT),
+    metavar="[HOST:]PORT",
+    envvar="TASKS_ZAP_PORT",
+    help="Where to speak ZAP.",
+)
+@click.option(
+    "--http",
+    default=f":{HTTP_PORT_DEFAULT}",
+    metavar="[HOST]:PORT",
+    envvar="TASKS_HTTP_ADDR",
+    help="Where to speak HTTP.",
+)
+@click.option(
+    "--data",
+    default=MEMORY,
+    metavar="DIR",
+    envvar=["TASKSD_DATA_DIR", "TASKS_DATA_DIR"],
+    help=f"Where to keep everything. This version keeps nothing: only {MEMORY} is taken.",
+)
+@click.option("--namespace", default="default", envvar="TASKS_NAMESPACE", help="What calls mean that name none.")
+@click.option("--node-id", default=NODE_ID_DEFAULT, envvar="TASKSD_NODE_ID", help="The server's name in the handshake.")
+@click.option(
+    "--allow-anonymous",
+    is_flag=True,
+    envvar="TASKSD_ALLOW_ANONYMOUS",
+    help="Listen on other than loopback addresses without asking anyone who they are.",
+)
+@click.option("--require-identity", is_flag=True, envvar="TASKSD_REQUIRE_IDENTITY", hidden=True)
+@click.option("--jwks-url", default="", envvar="TASKSD_JWKS_URL", hidden=True)
+@click.option("--log-format", type=click.Choice(FORMATS), default="text", envvar="TASKSD_LOG_FORMAT")
+@click.option("--log-level", type=click.Choice(LEVELS), default="info", envvar="TASKSD_LOG_LEVEL")
+def serve(
+    zap_port: str,
+    http: str,
+    data: str,
+    namespace: str,
+    node_id: str,
+    allow_anonymous: bool,
+    require_identity: bool,
+    jwks_url: str,
+    log_format: str,
+    log_level: str,
+) -> None:
+    """Run the server until SIGTERM or SIGINT.
+
+    When it is ready it prints one line on stdout, `ready zap=HOST:PORT http=HOST:PORT`; logs go to stderr. Both
+    ports are on loopback unless an address says otherwise, and port 0 means any free one.
+    """
+    try:
+        settings = Settings(
+            zap=parse_address(zap_port),
+            http=parse_address(http),
+            data=data,
+            namespace=namespace,
+            node_id=node_id,
+            allow_anonymous=allow_anonymous,
+            require_identity=require_identity,
+            jwks_url=jwks_url,
+        )
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from None
+    configure_logging(log_format, log_level)
+    run(_serve, settings)
+
+
+async def _serve(settings: Settings) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        try:
+            async with open_server(settings) as server:
+                # The one line that scripts wait for.
+                click.echo(f"ready zap={server.zap_address} http={server.http_address}")
+                log.info("serving", zap=str(server.zap_address), http=str(server.http_address), data=settings.data)
+                async for received in signals:
+                    log.info("draining", signal=signal.Signals(received).name)
+                    break
+        except StartError as error:
+            raise click.ClickException(str(error)) from None
+    log.info("ended")

@@ -1,0 +1,100 @@
+"""`zaptasks worker module:object`: a worker for the handlers that a module holds."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from functools import partial
+
+import click
+
+from zapserver.cli.connecting import zap_options
+from zapserver.cli.running import run
+from zapserver.logs import FORMATS, LEVELS, configure_logging
+from zaptasks.client import open_client
+from zaptasks.handlers import Function, sort_handlers
+from zaptasks.worker import MAX_THREADS, SHUTDOWN_SECONDS, SLOTS, run_worker
+
+Functions = dict[str, Function]
+
+
+@click.command(short_help="Run a worker for the handlers of a module.")
+@click.argument("target", metavar="MODULE[:OBJECT]")
+@zap_options
+@click.option("--task-queue", default="default", show_default=True)
+@click.option("--slots", type=click.IntRange(1), default=SLOTS, show_default=True, help="Handlers that run at once.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=MAX_THREADS, show_default=True, help="Of those, `def` handlers."
+)
+@click.option("--identity", default="", help="Who it is to people who look at the server.")
+@click.option(
+    "--shutdown-timeout",
+    type=click.FloatRange(0),
+    default=SHUTDOWN_SECONDS,
+    show_default=True,
+    help="Seconds that running handlers get at SIGTERM before they are handed back.",
+)
+@click.option("--log-format", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
+def worker(
+    target: str,
+    zap: str,
+    namespace: str,
+    timeout: float,
+    task_queue: str,
+    slots: int,
+    threads: int,
+    identity: str,
+    shutdown_timeout: float,
+    log_format: str,
+    log_level: str,
+) -> None:
+    """Run a worker until SIGTERM or SIGINT, then finish what runs or hand it back.
+
+    MODULE is a Python module, also one in the current directory; OBJECT in it is a function, a list of functions, or a
+    dict of names to functions. Without an OBJECT, every decorated function of the module is served.
+    """
+    configure_logging(log_format, log_level)
+    tasks, activities = load_handlers(target)
+
+    async def serve() -> None:
+        async with open_client(zap, namespace=namespace, identity=identity, timeout=timeout, wait=False) as client:
+            await run_worker(
+                client,
+                task_queue,
+                tasks=tasks,
+                activities=activities,
+                slots=slots,
+                max_threads=threads,
+                shutdown_timeout=shutdown_timeout,
+            )
+
+    run(partial(serve))
+
+
+def load_handlers(target: str) -> tuple[Functions, Functions]:
+    """The tasks and activities of `module:object`. What is wrong with it is a usage error."""
+    module_name, _, object_name = target.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: object = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there, and something that it imports is not
+        raise click.UsageError(f"there is no module {error.name!r}, here in {os.getcwd()} or installed") from None
+    except ValueError:
+        raise click.UsageError(f"{target!r} is no MODULE[:OBJECT], such as shop.tasks or shop.tasks:HANDLERS") from None
+    for name in object_name.split(".") if object_name else ():
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            raise click.UsageError(f"{module_name} has no {object_name!r}") from None
+    try:
+        tasks, activities = sort_handlers(found)
+    except TypeError as error:
+        raise click.UsageError(f"{target}: {error}") from None
+    if not tasks and not activities:
+        raise click.UsageError(f"{target} holds no handlers: decorate some with @zaptasks.task, or name a list of them")
+    return tasks, activities

@@ -1,0 +1,180 @@
+"""`zaptasks workflow ...`: executions of every kind, one-shot tasks too."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, cast
+
+import click
+
+from zapserver.cli.connecting import JSON, with_client
+from zapserver.cli.executions import COLUMNS, execution_record, print_result, print_started
+from zapserver.cli.output import Output
+from zaptasks.client import PAGE_SIZE, AsyncClient
+from zaptasks.records import ExecutionInfo
+
+LISTED_DEFAULT = 50
+
+
+@click.group(short_help="Start, look at and steer workflows and tasks.")
+def workflow() -> None:
+    """Start, look at and steer executions: workflows, and one-shot tasks as well."""
+
+
+_id = click.argument("workflow_id", metavar="ID")
+_run_id = click.option("--run-id", default="", help="A particular run; without it the latest.")
+_reason = click.option("--reason", default="", help="For the history, and for the handler that is stopped.")
+
+
+@workflow.command()
+@click.argument("type")
+@click.argument("args", nargs=-1, type=JSON)
+@click.option("--id", "workflow_id", default="", help="Its id; without it the server's choice.")
+@click.option("--task-queue", default="default", show_default=True)
+@click.option("--request-id", default="", help="The same one again starts nothing new.")
+@click.option("--run-timeout", type=float, help="Seconds.")
+@click.option("--wait", is_flag=True, help="Wait for the result and print it.")
+@with_client
+async def start(
+    client: AsyncClient,
+    output: Output,
+    type: str,
+    args: tuple[Any, ...],
+    workflow_id: str,
+    task_queue: str,
+    request_id: str,
+    run_timeout: float | None,
+    wait: bool,
+) -> None:
+    """Start a workflow of TYPE. Each of ARGS is one argument, as JSON."""
+    handle = await client.start_workflow(
+        type, *args, id=workflow_id, task_queue=task_queue, request_id=request_id, run_timeout=run_timeout
+    )
+    if wait:
+        await print_result(handle, output)
+    else:
+        print_started(handle, output)
+
+
+@workflow.command()
+@_id
+@_run_id
+@with_client
+async def describe(client: AsyncClient, output: Output, workflow_id: str, run_id: str) -> None:
+    """Where an execution stands, with its input and its result or failure."""
+    output.record(execution_record(await client.get_handle(workflow_id, run_id).describe()))
+
+
+@workflow.command(name="list")
+@click.argument("query", default="")
+@click.option("--limit", type=click.IntRange(1), default=LISTED_DEFAULT, show_default=True)
+@with_client
+async def list_(client: AsyncClient, output: Output, query: str, limit: int) -> None:
+    """Executions, newest first. QUERY is such as "WorkflowType = 'Order' AND ExecutionStatus = 'Running'"."""
+    rows: list[dict[str, Any]] = []
+    # Pages no larger than the limit, so that no more is fetched than is shown.
+    executions = cast(AsyncGenerator[ExecutionInfo, None], client.list(query, page_size=min(limit, PAGE_SIZE)))
+    async with aclosing(executions):
+        async for info in executions:
+            rows.append(execution_record(info))
+            if len(rows) == limit:
+                break
+    output.rows(rows, COLUMNS, none="no executions")
+
+
+@workflow.command()
+@_id
+@_run_id
+@with_client
+async def history(client: AsyncClient, output: Output, workflow_id: str, run_id: str) -> None:
+    """Everything that happened to an execution."""
+    rows = [
+        {
+            "event_id": event.event_id,
+            "event_time": event.event_time,
+            "event_type": event.event_type,
+            "attributes": event.attributes,
+        }
+        async for event in client.get_handle(workflow_id, run_id).history()
+    ]
+    columns = {"event_id": "EVENT", "event_time": "TIME", "event_type": "TYPE", "attributes": "ATTRIBUTES"}
+    output.rows(rows, columns, none="no events")
+
+
+@workflow.command()
+@_id
+@click.argument("name")
+@click.argument("value", type=JSON, required=False)
+@_run_id
+@with_client
+async def signal(client: AsyncClient, output: Output, workflow_id: str, name: str, value: object, run_id: str) -> None:
+    """Send the signal NAME, with VALUE as JSON."""
+    await client.get_handle(workflow_id, run_id).signal(name, value)
+    output.say(f"signaled {workflow_id}")
+
+
+@workflow.command()
+@_id
+@click.argument("name")
+@click.argument("args", nargs=-1, type=JSON)
+@_run_id
+@with_client
+async def query(
+    client: AsyncClient, output: Output, workflow_id: str, name: str, args: tuple[Any, ...], run_id: str
+) -> None:
+    """Ask the worker that runs it; built in are __stack_trace and __workflow_metadata."""
+    output.json(await client.get_handle(workflow_id, run_id).query(name, *args))
+
+
+@workflow.command()
+@_id
+@_run_id
+@_reason
+@with_client
+async def cancel(client: AsyncClient, output: Output, workflow_id: str, run_id: str, reason: str) -> None:
+    """Ask an execution to stop; what runs may clean up."""
+    await client.get_handle(workflow_id, run_id).cancel(reason)
+    output.say(f"asked {workflow_id} to stop")
+
+
+@workflow.command()
+@_id
+@_run_id
+@_reason
+@with_client
+async def terminate(client: AsyncClient, output: Output, workflow_id: str, run_id: str, reason: str) -> None:
+    """End an execution at once, without asking it."""
+    await client.get_handle(workflow_id, run_id).terminate(reason)
+    output.say(f"terminated {workflow_id}")
+
+
+@workflow.command()
+@_id
+@_run_id
+@with_client
+async def result(client: AsyncClient, output: Output, workflow_id: str, run_id: str) -> None:
+    """Wait until an execution is over and print its result, or say how else it ended (exit status 1)."""
+    await print_result(client.get_handle(workflow_id, run_id), output)
+
+
+@workflow.command()
+@_id
+@_run_id
+@with_client
+async def explain(client: AsyncClient, output: Output, workflow_id: str, run_id: str) -> None:
+    """What an open execution waits for, and why."""
+    rows = [
+        {
+            "what": item.what,
+            "reason": item.reason,
+            "since": item.since,
+            "until": item.until,
+            "activity_id": item.activity_id,
+            "identity": item.identity,
+            "attempt": item.attempt,
+        }
+        for item in await client.get_handle(workflow_id, run_id).explain()
+    ]
+    columns = {"what": "WHAT", "reason": "WAITS BECAUSE", "since": "SINCE", "until": "AT THE LATEST UNTIL"}
+    output.rows(rows, columns, none=f"{workflow_id} waits for nothing: it is closed")

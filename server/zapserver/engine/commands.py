@@ -1,0 +1,370 @@
+"""What can be asked of the engine, and what it answers: one frozen struct each.
+
+A command is a whole transaction: `Engine.step` either applies all of it or refuses it with an
+`EngineError` and changes nothing. Structs of msgspec rather than frozen dataclasses, because one is
+built for every call on the hot path: 0.2 us against 1.1 us for six fields.
+
+Payloads are opaque JSON text. The engine never looks inside one, so the digits of a number and the
+order of keys arrive as they were sent.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Hashable
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import msgspec
+
+from zapserver.engine.retry import RetryPolicy
+
+Payload: TypeAlias = msgspec.Raw
+PeerKey: TypeAlias = int
+Waiter: TypeAlias = Hashable
+"""Whatever the shell needs to find the call again that waits for an answer."""
+
+R = TypeVar("R")
+
+
+class QueueKind(enum.IntEnum):
+    WORKFLOW = 0
+    ACTIVITY = 1
+
+
+class Status(enum.IntEnum):
+    """The status of an execution, with the numbers that Go's SDK uses."""
+
+    RUNNING = 1
+    COMPLETED = 2
+    FAILED = 3
+    CANCELED = 4
+    TERMINATED = 5
+    CONTINUED_AS_NEW = 6
+    TIMED_OUT = 7
+    CANCELING = 8
+
+    @property
+    def is_open(self) -> bool:
+        return self is Status.RUNNING or self is Status.CANCELING
+
+    @property
+    def wire(self) -> int:
+        """The number on the ZAP wire, where Go has none for CANCELING."""
+        return 0 if self is Status.CANCELING else int(self)
+
+    @property
+    def long_name(self) -> str:
+        return f"WORKFLOW_EXECUTION_STATUS_{self.name}"
+
+
+class Overlap(enum.StrEnum):
+    """What a schedule does when it is time and the previous run is still open."""
+
+    SKIP = "skip"
+    ALLOW = "allow"
+    BUFFER_ONE = "buffer-one"
+
+
+class _Struct(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class Command(_Struct, Generic[R], frozen=True, kw_only=True):
+    """Anything that `Engine.step` takes; `R` is what it returns."""
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+
+class Started(_Struct, frozen=True):
+    workflow_id: str
+    run_id: str
+    is_new: bool = True
+    """False when a request id was seen before and this is the execution that it started."""
+
+
+class ActivityScheduled(_Struct, frozen=True):
+    activity_id: str
+    task_token: str
+
+
+class Heartbeaten(_Struct, frozen=True):
+    cancel_requested: bool
+
+
+class Subscribed(_Struct, frozen=True):
+    subscription_id: str
+
+
+# --- what executions and activities are made of ---------------------------------------------------
+
+
+class ActivityTimeouts(_Struct, frozen=True):
+    """Milliseconds; zero means none."""
+
+    schedule_to_start_ms: int = 0
+    schedule_to_close_ms: int = 0
+    start_to_close_ms: int = 0
+    heartbeat_ms: int = 0
+
+
+class WorkflowTimeouts(_Struct, frozen=True):
+    """Milliseconds; zero means none. `execution_ms` spans retries and cron runs, `run_ms` one run."""
+
+    execution_ms: int = 0
+    run_ms: int = 0
+
+
+class Action(_Struct, frozen=True):
+    """What a schedule starts."""
+
+    type: str
+    task_queue: str
+    is_task: bool
+    """True: a one-shot task; False: a workflow."""
+    workflow_id: str = ""
+    input: Payload | None = None
+    retry_policy: RetryPolicy | None = None
+    memo: Payload | None = None
+
+
+class ScheduleSpec(_Struct, frozen=True):
+    """When a schedule is due: the union of its cron expressions and its interval."""
+
+    cron: tuple[str, ...] = ()
+    interval_ms: int = 0
+    start_ms: int | None = None
+    end_ms: int | None = None
+    jitter_ms: int = 0
+    timezone: str = ""
+
+
+# --- tasks and workflows --------------------------------------------------------------------------
+
+
+class StartTask(Command[Started], frozen=True):
+    """A one-shot task: an execution with a single activity of the same type."""
+
+    type: str
+    input: Payload | None = None
+    task_queue: str = "default"
+    workflow_id: str = ""
+    request_id: str = ""
+    retry_policy: RetryPolicy | None = None
+    timeouts: ActivityTimeouts | None = None
+    memo: Payload | None = None
+    identity: str = ""
+
+
+class StartWorkflow(Command[Started], frozen=True):
+    type: str
+    task_queue: str = "default"
+    workflow_id: str = ""
+    run_id: str = ""
+    input: Payload | None = None
+    request_id: str = ""
+    retry_policy: RetryPolicy | None = None
+    timeouts: WorkflowTimeouts = WorkflowTimeouts()
+    cron_schedule: str = ""
+    memo: Payload | None = None
+    search_attributes: dict[str, Any] | None = None
+    identity: str = ""
+    signal_name: str = ""
+    """Given: signal-with-start. A running execution of this id is signaled instead of started."""
+    signal_input: Payload | None = None
+
+
+class SignalExecution(Command[None], frozen=True):
+    workflow_id: str
+    signal_name: str
+    run_id: str = ""
+    input: Payload | None = None
+    identity: str = ""
+
+
+class CancelExecution(Command[None], frozen=True):
+    workflow_id: str
+    run_id: str = ""
+    reason: str = ""
+    identity: str = ""
+
+
+class TerminateExecution(Command[None], frozen=True):
+    workflow_id: str
+    run_id: str = ""
+    reason: str = ""
+    identity: str = ""
+
+
+class ResetExecution(Command[Started], frozen=True):
+    workflow_id: str
+    event_id: int
+    run_id: str = ""
+    reason: str = ""
+    identity: str = ""
+
+
+class QueryExecution(Command[Payload | None], frozen=True):
+    """Answered at once (a built-in query) or later by an `Answered` effect for `waiter`."""
+
+    workflow_id: str
+    query_type: str
+    waiter: Waiter
+    run_id: str = ""
+    args: Payload | None = None
+    timeout_ms: int = 5_000
+
+
+class AwaitExecution(Command[bool], frozen=True):
+    """True when the execution is closed already; else a `Closed` effect follows for `waiter`."""
+
+    workflow_id: str
+    waiter: Waiter
+    peer: PeerKey
+    run_id: str = ""
+
+
+class AbandonWait(Command[None], frozen=True):
+    waiter: Waiter
+    peer: PeerKey
+
+
+class RequeueDeadLetter(Command[Started], frozen=True):
+    """Run a dead letter again, as a new run of the same workflow id with the same input."""
+
+    workflow_id: str
+    run_id: str = ""
+    identity: str = ""
+
+
+# --- workers ------------------------------------------------------------------------------------
+
+
+class Subscribe(Command[Subscribed], frozen=True):
+    peer: PeerKey
+    kind: QueueKind
+    task_queue: str
+    identity: str = ""
+    slots: int | None = None
+    """At most so many unfinished deliveries; None for a peer that does not say."""
+    types: frozenset[str] | None = None
+    """Deliver only these types; None for all."""
+
+
+class Unsubscribe(Command[bool], frozen=True):
+    peer: PeerKey
+    subscription_id: str
+
+
+class SetSlots(Command[None], frozen=True):
+    peer: PeerKey
+    subscription_id: str
+    slots: int
+
+
+class PeerLost(Command[None], frozen=True):
+    """The connection of a worker or a waiting client ended."""
+
+    peer: PeerKey
+    reason: str
+
+
+class ScheduleActivity(Command[ActivityScheduled], frozen=True):
+    peer: PeerKey
+    workflow_id: str
+    type: str
+    run_id: str = ""
+    task_queue: str = ""
+    input: Payload | None = None
+    timeouts: ActivityTimeouts = ActivityTimeouts()
+    retry_policy: RetryPolicy | None = None
+
+
+class WorkflowCommandKind(enum.IntEnum):
+    COMPLETE = 0
+    FAIL = 1
+    SCHEDULE_ACTIVITY = 2
+    CANCEL = 3
+
+
+class WorkflowCommand(_Struct, frozen=True):
+    kind: WorkflowCommandKind
+    payload: Payload | None = None
+
+
+class CompleteWorkflowTask(Command[None], frozen=True):
+    token: str
+    commands: tuple[WorkflowCommand, ...]
+
+
+class CompleteActivity(Command[None], frozen=True):
+    token: str
+    result: Payload | None
+
+
+class FailActivity(Command[None], frozen=True):
+    token: str
+    failure: bytes
+
+
+class HeartbeatActivity(Command[Heartbeaten], frozen=True):
+    token: str
+    details: Payload | None
+
+
+class HandBackTask(Command[None], frozen=True):
+    """A draining worker returns a task unharmed: it goes to another, no attempt is charged."""
+
+    token: str
+    reason: str = ""
+
+
+class AnswerQuery(Command[None], frozen=True):
+    peer: PeerKey
+    token: str
+    result: Payload | None = None
+    error: str = ""
+
+
+# --- schedules ----------------------------------------------------------------------------------
+
+
+class PutSchedule(Command[None], frozen=True):
+    """Create a schedule, or replace one of the same id; an equal one is left as it is."""
+
+    schedule_id: str
+    spec: ScheduleSpec
+    action: Action
+    paused: bool = False
+    overlap: Overlap = Overlap.SKIP
+
+
+class UpdateSchedule(Command[None], frozen=True):
+    """Replace what is given and keep the rest."""
+
+    schedule_id: str
+    spec: ScheduleSpec | None = None
+    action: Action | None = None
+    paused: bool | None = None
+
+
+class DeleteSchedule(Command[bool], frozen=True):
+    schedule_id: str
+
+
+class PauseSchedule(Command[None], frozen=True):
+    schedule_id: str
+    paused: bool
+    note: str = ""
+
+
+class TriggerSchedule(Command[Started | None], frozen=True):
+    """Start the action now. None when the overlap policy says no."""
+
+    schedule_id: str
+    overlap: Overlap | None = None
+    request_id: str = ""
+
+
+class Tick(Command[None], frozen=True):
+    """Nothing but the passing of time."""

@@ -1,0 +1,112 @@
+"""What the engine wants done outside: messages to workers, and answers to calls that wait.
+
+A shell performs them in order, after what they depend on is as safe as the store makes it.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from zapserver.engine.commands import Payload, PeerKey, Status, Waiter
+from zapserver.engine.errors import EngineError
+
+
+class _Effect(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class DeliverWorkflowTask(_Effect, frozen=True):
+    peer: PeerKey
+    task_token: str
+    workflow_id: str
+    run_id: str
+    workflow_type: str
+    input: Payload | None
+    attempt: int
+
+
+class DeliverActivityTask(_Effect, frozen=True):
+    peer: PeerKey
+    task_token: str
+    workflow_id: str
+    run_id: str
+    activity_id: str
+    activity_type: str
+    input: Payload | None
+    scheduled_ms: int
+    start_to_close_ms: int
+    heartbeat_ms: int
+    attempt: int
+    maximum_attempts: int
+    is_task: bool
+    heartbeat_details: Payload | None
+
+
+class DeliverActivityResult(_Effect, frozen=True):
+    """To the worker that runs the workflow: one of `result` and `failure` is given."""
+
+    peer: PeerKey
+    activity_id: str
+    result: Payload | None = None
+    failure: bytes | None = None
+
+
+class DeliverCancelRequest(_Effect, frozen=True):
+    """To the worker that runs the workflow."""
+
+    peer: PeerKey
+    workflow_id: str
+    run_id: str
+    reason: str
+    identity: str
+
+
+class DeliverActivityCancel(_Effect, frozen=True):
+    """To the worker that runs the activity: stop, the answer is no longer wanted."""
+
+    peer: PeerKey
+    task_token: str
+    reason: str
+
+
+class DeliverQuery(_Effect, frozen=True):
+    peer: PeerKey
+    token: str
+    workflow_id: str
+    run_id: str
+    query_type: str
+    args: Payload | None
+
+
+class Closed(_Effect, frozen=True):
+    """For a call that waited until an execution closed."""
+
+    waiter: Waiter
+    workflow_id: str
+    run_id: str
+    status: Status
+    result: Payload | None
+    failure: Payload | None
+    reason: str
+    """Why it was canceled or terminated."""
+
+
+class Answered(_Effect, frozen=True):
+    """For a query that waited for a worker: a result or an error."""
+
+    waiter: Waiter
+    result: Payload | None = None
+    error: EngineError | None = None
+
+
+Delivery: TypeAlias = (
+    DeliverWorkflowTask
+    | DeliverActivityTask
+    | DeliverActivityResult
+    | DeliverCancelRequest
+    | DeliverActivityCancel
+    | DeliverQuery
+)
+Effect: TypeAlias = Delivery | Closed | Answered

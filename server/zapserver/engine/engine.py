@@ -1,0 +1,284 @@
+"""The engine of one namespace: commands in, answers and effects out. No clock, no randomness, no I/O.
+
+    answer = engine.step(command, now_ms)     # all of it, or an EngineError and nothing
+    effects = engine.take_effects()           # what to do outside, in this order
+    engine.next_deadline_ms()                 # when to call engine.step(Tick(), ...) at the latest
+
+Whatever became due before a command is done first, so a result that comes after its deadline is too
+late no matter how busy the caller was. Time never runs backwards inside: a clock that jumps back
+is held at the latest time seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from zapserver.engine import activities, executions, queries, schedules, workflow_tasks
+from zapserver.engine import commands as c
+from zapserver.engine.effects import Effect
+from zapserver.engine.errors import Invalid, LimitReached, NotFound
+from zapserver.engine.limits import Limits
+from zapserver.engine.matching import put_back, serve
+from zapserver.engine.records import (
+    Activity,
+    Execution,
+    PendingQuery,
+    PendingResult,
+    QueuedTask,
+    Schedule,
+    Subscription,
+    WorkflowTask,
+)
+from zapserver.engine.state import State
+from zapserver.engine.validation import check_name
+from zapserver.engine.views import Views
+
+R = TypeVar("R")
+
+
+class Engine:
+    """Everything that happens in one namespace. Not thread safe: one caller at a time.
+
+    `new_id` returns 32 fresh lowercase hex digits a call and must not be guessable, since task
+    tokens are made of them; `random` returns a float in [0, 1) and spreads jitter.
+    """
+
+    def __init__(self, *, new_id: Callable[[], str], random: Callable[[], float], limits: Limits | None = None) -> None:
+        self._state = State(new_id=new_id, random=random, limits=limits or Limits())
+        self._now_ms = 0
+        self.views = Views(self._state)
+
+    def step(self, command: c.Command[R], now_ms: int) -> R:
+        """Apply one command at `now_ms`.
+
+        Raises:
+            EngineError: the command is refused and nothing of it happened. What had become due
+                by the passing of time has happened all the same.
+        """
+        s = self._state
+        self._now_ms = now_ms = max(now_ms, self._now_ms)
+        self._pass_time(now_ms)
+        try:
+            return cast(R, _HANDLERS[type(command)](s, command, now_ms))
+        finally:
+            self._run_buffered(now_ms)
+
+    def take_effects(self) -> list[Effect]:
+        """What has to be done outside since the last call, in order."""
+        effects, self._state.effects = self._state.effects, []
+        return effects
+
+    def next_deadline_ms(self) -> int | None:
+        """When something happens by itself; never later than that, perhaps a little earlier."""
+        return self._state.timers.next_ms()
+
+    def _pass_time(self, now_ms: int) -> None:
+        s = self._state
+        for target in s.timers.due(now_ms):
+            match target:
+                case Activity():
+                    executions.apply(s, activities.fire(s, target, now_ms), now_ms)
+                case Execution():
+                    executions.fire(s, target, now_ms)
+                case Schedule():
+                    schedules.fire(s, target, now_ms)
+                case PendingQuery():
+                    queries.expire(s, target)
+                case PendingResult():
+                    workflow_tasks.deliver_recorded_result(s, target)
+                case _:
+                    raise AssertionError(f"an unknown timer target: {target!r}")
+        self._run_buffered(now_ms)
+
+    def _run_buffered(self, now_ms: int) -> None:
+        s = self._state
+        while s.freed_schedules:
+            schedules.run_buffered(s, s.freed_schedules.pop(0), now_ms)
+
+
+# --- one handler a command ------------------------------------------------------------------------
+
+
+def _signal(s: State, command: c.SignalExecution, now_ms: int) -> None:
+    execution = s.execution(command.workflow_id, command.run_id)
+    executions.signal(s, execution, command.signal_name, command.input, command.identity, now_ms)
+
+
+def _cancel(s: State, command: c.CancelExecution, now_ms: int) -> None:
+    execution = s.execution(command.workflow_id, command.run_id)
+    executions.cancel(s, execution, command.reason, command.identity, now_ms)
+
+
+def _terminate(s: State, command: c.TerminateExecution, now_ms: int) -> None:
+    execution = s.execution(command.workflow_id, command.run_id)
+    executions.terminate(s, execution, command.reason, command.identity, now_ms)
+
+
+def _reset(s: State, command: c.ResetExecution, now_ms: int) -> c.Started:
+    return executions.reset(s, s.execution(command.workflow_id, command.run_id), command, now_ms)
+
+
+def _query(s: State, command: c.QueryExecution, now_ms: int) -> c.Payload | None:
+    return queries.ask(s, s.execution(command.workflow_id, command.run_id), command, now_ms)
+
+
+def _await(s: State, command: c.AwaitExecution, now_ms: int) -> bool:
+    execution = s.execution(command.workflow_id, command.run_id)
+    return executions.wait_for_close(s, execution, command.waiter, command.peer)
+
+
+def _abandon(s: State, command: c.AbandonWait, now_ms: int) -> None:
+    peer = s.peers.get(command.peer)
+    execution = None if peer is None else peer.waiting.pop(command.waiter, None)
+    if execution is not None:
+        execution.waiters.pop(command.waiter, None)
+        return
+    for query in list(s.queries.values()):
+        if query.waiter == command.waiter:
+            queries.abandon(s, query)
+
+
+def _requeue_dead_letter(s: State, command: c.RequeueDeadLetter, now_ms: int) -> c.Started:
+    source = s.execution(command.workflow_id, command.run_id)
+    return executions.requeue_dead_letter(s, source, command.identity, now_ms)
+
+
+def _complete_activity(s: State, command: c.CompleteActivity, now_ms: int) -> None:
+    executions.apply(s, activities.complete(s, command.token, command.result, now_ms), now_ms)
+
+
+def _fail_activity(s: State, command: c.FailActivity, now_ms: int) -> None:
+    executions.apply(s, activities.fail(s, command.token, command.failure, now_ms), now_ms)
+
+
+def _heartbeat(s: State, command: c.HeartbeatActivity, now_ms: int) -> c.Heartbeaten:
+    return c.Heartbeaten(cancel_requested=activities.heartbeat(s, command.token, command.details, now_ms))
+
+
+def _hand_back(s: State, command: c.HandBackTask, now_ms: int) -> None:
+    if command.token.startswith("wf|"):
+        workflow_tasks.hand_back(s, workflow_tasks.held(s, command.token), now_ms)
+    else:
+        executions.apply(s, activities.hand_back(s, command.token, command.reason, now_ms), now_ms)
+
+
+def _complete_workflow_task(s: State, command: c.CompleteWorkflowTask, now_ms: int) -> None:
+    workflow_tasks.complete_workflow_task(s, command.token, command.commands, now_ms)
+
+
+def _subscribe(s: State, command: c.Subscribe, now_ms: int) -> c.Subscribed:
+    check_name("task queue", command.task_queue, s.limits)
+    slots = _slots(s, s.limits.slots_max if command.slots is None else command.slots)
+    peer = s.peers.get(command.peer)
+    if peer is not None and len(peer.subscriptions) >= s.limits.subscriptions_per_peer_max:
+        raise LimitReached(f"this connection has {len(peer.subscriptions)} subscriptions, the limit")
+    subscription = Subscription(
+        subscription_id=s.new_id()[:24],
+        peer=command.peer,
+        queue=(command.kind, command.task_queue),
+        identity=command.identity,
+        slots=slots,
+        types=command.types,
+    )
+    s.peer(command.peer).subscriptions[subscription.subscription_id] = subscription
+    s.queue(subscription.queue).add(subscription)
+    serve(s, subscription, now_ms)
+    return c.Subscribed(subscription_id=subscription.subscription_id)
+
+
+def _unsubscribe(s: State, command: c.Unsubscribe, now_ms: int) -> bool:
+    """Deliveries stop; what the worker holds stays its own until it answers."""
+    peer = s.peers.get(command.peer)
+    subscription = None if peer is None else peer.subscriptions.pop(command.subscription_id, None)
+    if subscription is None:
+        return False
+    s.queue(subscription.queue).remove(subscription)
+    s.drop_queue_if_unused(subscription.queue)
+    return True
+
+
+def _set_slots(s: State, command: c.SetSlots, now_ms: int) -> None:
+    peer = s.peers.get(command.peer)
+    subscription = None if peer is None else peer.subscriptions.get(command.subscription_id)
+    if subscription is None:
+        raise NotFound("subscription not found")
+    subscription.slots = _slots(s, command.slots)
+    serve(s, subscription, now_ms)
+
+
+def _slots(s: State, slots: int) -> int:
+    if not 0 <= slots <= s.limits.slots_max:
+        raise Invalid(f"slots is {slots}; it must be 0 to {s.limits.slots_max}")
+    return slots
+
+
+def _peer_lost(s: State, command: c.PeerLost, now_ms: int) -> None:
+    peer = s.peers.pop(command.peer, None)
+    if peer is None:
+        return
+    for waiter, execution in peer.waiting.items():
+        execution.waiters.pop(waiter, None)
+    for query in list(peer.queries.values()):
+        queries.worker_lost(s, query)
+    for subscription in peer.subscriptions.values():
+        s.queue(subscription.queue).remove(subscription)
+    lost = list(peer.leases.values())
+    again: list[QueuedTask] = []
+    for task in lost:
+        if isinstance(task, WorkflowTask) and (returned := workflow_tasks.holder_lost(s, task, now_ms)) is not None:
+            again.append(returned)
+    held = [task for task in lost if isinstance(task, Activity)]
+    outcomes, returned_activities = activities.workers_lost(s, held, command.reason, now_ms)
+    for outcome in outcomes:
+        executions.apply(s, outcome, now_ms)
+    put_back(s, [*again, *returned_activities], now_ms)
+    for subscription in peer.subscriptions.values():
+        s.drop_queue_if_unused(subscription.queue)
+
+
+def _answer_query(s: State, command: c.AnswerQuery, now_ms: int) -> None:
+    queries.answer(s, command)
+
+
+def _delete_schedule(s: State, command: c.DeleteSchedule, now_ms: int) -> bool:
+    return schedules.delete(s, command.schedule_id)
+
+
+def _pause_schedule(s: State, command: c.PauseSchedule, now_ms: int) -> None:
+    schedules.pause(s, command.schedule_id, command.paused, command.note, now_ms)
+
+
+def _tick(s: State, command: c.Tick, now_ms: int) -> None:
+    """Time has passed already, in `step`."""
+
+
+_HANDLERS: dict[type[c.Command[Any]], Callable[[State, Any, int], Any]] = {
+    c.StartTask: executions.start_task,
+    c.StartWorkflow: executions.start_workflow,
+    c.SignalExecution: _signal,
+    c.CancelExecution: _cancel,
+    c.TerminateExecution: _terminate,
+    c.ResetExecution: _reset,
+    c.QueryExecution: _query,
+    c.AwaitExecution: _await,
+    c.AbandonWait: _abandon,
+    c.RequeueDeadLetter: _requeue_dead_letter,
+    c.Subscribe: _subscribe,
+    c.Unsubscribe: _unsubscribe,
+    c.SetSlots: _set_slots,
+    c.PeerLost: _peer_lost,
+    c.ScheduleActivity: workflow_tasks.schedule_activity,
+    c.CompleteWorkflowTask: _complete_workflow_task,
+    c.CompleteActivity: _complete_activity,
+    c.FailActivity: _fail_activity,
+    c.HeartbeatActivity: _heartbeat,
+    c.HandBackTask: _hand_back,
+    c.AnswerQuery: _answer_query,
+    c.PutSchedule: schedules.put,
+    c.UpdateSchedule: schedules.update,
+    c.DeleteSchedule: _delete_schedule,
+    c.PauseSchedule: _pause_schedule,
+    c.TriggerSchedule: schedules.trigger,
+    c.Tick: _tick,
+}

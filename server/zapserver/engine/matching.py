@@ -1,0 +1,120 @@
+"""From a task that is ready to a delivery on its way: the meeting of `queues` with leases and effects."""
+
+from __future__ import annotations
+
+from zapserver.engine.effects import DeliverActivityTask, DeliverWorkflowTask
+from zapserver.engine.records import Activity, ActivityState, EventType, QueuedTask, Subscription, WorkflowTask
+from zapserver.engine.state import State
+
+
+def enqueue(s: State, task: QueuedTask, now_ms: int) -> None:
+    """A task is ready: hand it to a waiting worker, or put it at the end of its line."""
+    task.order = s.next_order()
+    task.ready_ms = now_ms
+    subscription = s.queue(task.queue).put(task)
+    if subscription is not None:
+        _deliver(s, task, subscription, now_ms)
+
+
+def put_back(s: State, tasks: list[QueuedTask], now_ms: int) -> None:
+    """Tasks whose holders are gone go to others at once, or to their old places in line."""
+    for task in sorted(tasks, key=lambda task: task.order):
+        task.ready_ms = now_ms
+        subscription = s.queue(task.queue).put_back(task)
+        if subscription is not None:
+            _deliver(s, task, subscription, now_ms)
+
+
+def serve(s: State, subscription: Subscription, now_ms: int) -> None:
+    """Fill the free slots of a subscription from the line."""
+    queue = s.queues[subscription.queue]
+    while (task := queue.next_for(subscription)) is not None:
+        _deliver(s, task, subscription, now_ms)
+    queue.credit(subscription)
+
+
+def finish(s: State, task: QueuedTask, now_ms: int) -> None:
+    """End the lease of `task`; the slot that it frees takes the next waiting task."""
+    subscription = s.release(task)
+    if subscription is not None:
+        serve(s, subscription, now_ms)
+
+
+def pass_on(s: State, task: QueuedTask, now_ms: int) -> None:
+    """The holder returns `task`: to another if one is idle, else to its old place in line.
+
+    The holder takes what else waits first, and gets this one again only when nobody else would.
+    """
+    subscription = s.release(task)
+    if subscription is not None:
+        serve(s, subscription, now_ms)
+        s.queues[subscription.queue].pass_turn(subscription)
+    put_back(s, [task], now_ms)
+
+
+def withdraw(s: State, task: QueuedTask) -> None:
+    """Take a waiting task out of its line."""
+    queue = s.queues.get(task.queue)
+    if queue is not None:
+        queue.withdraw(task)
+        s.drop_queue_if_unused(task.queue)
+
+
+def _deliver(s: State, task: QueuedTask, subscription: Subscription, now_ms: int) -> None:
+    task.attempt += 1
+    if isinstance(task, Activity):
+        _deliver_activity(s, task, subscription, now_ms)
+    else:
+        assert isinstance(task, WorkflowTask)
+        _deliver_workflow_task(s, task, subscription, now_ms)
+
+
+def _deliver_activity(s: State, activity: Activity, subscription: Subscription, now_ms: int) -> None:
+    execution = activity.execution
+    lease = s.lease(activity, subscription, f"act|{activity.activity_id}|{activity.attempt}|{s.new_id()}", now_ms)
+    activity.charged += 1
+    activity.state = ActivityState.STARTED
+    s.timers.update(activity)
+    execution.record(
+        EventType.ACTIVITY_STARTED,
+        now_ms,
+        activityId=activity.activity_id,
+        attempt=activity.attempt,
+        identity=lease.identity,
+    )
+    s.effects.append(
+        DeliverActivityTask(
+            peer=subscription.peer,
+            task_token=lease.token,
+            workflow_id=execution.workflow_id,
+            run_id=execution.run_id,
+            activity_id=activity.activity_id,
+            activity_type=activity.type,
+            input=activity.input,
+            scheduled_ms=activity.scheduled_ms,
+            start_to_close_ms=activity.timeouts.start_to_close_ms,
+            heartbeat_ms=activity.timeouts.heartbeat_ms,
+            attempt=activity.attempt,
+            maximum_attempts=activity.retry_policy.maximum_attempts,
+            is_task=execution.is_task,
+            heartbeat_details=activity.heartbeat_details,
+        )
+    )
+
+
+def _deliver_workflow_task(s: State, task: WorkflowTask, subscription: Subscription, now_ms: int) -> None:
+    execution = task.execution
+    token = f"wf|{execution.workflow_id}|{execution.run_id}|{task.attempt}|{s.new_id()}"
+    s.lease(task, subscription, token, now_ms)
+    task.calls_made = 0
+    s.effects.append(
+        DeliverWorkflowTask(
+            peer=subscription.peer,
+            task_token=token,
+            workflow_id=execution.workflow_id,
+            run_id=execution.run_id,
+            workflow_type=execution.type,
+            input=execution.input,
+            attempt=task.attempt,
+        )
+    )

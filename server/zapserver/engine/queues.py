@@ -1,0 +1,226 @@
+"""Task queues: who waits for work, what work waits, and which goes to whom.
+
+A queue never has both an idle subscription and a task that it would take: whoever comes second
+is matched at once. Nothing polls, and no operation walks over all subscriptions, tasks or types: a
+process that adds a hundred schedules subscribes a hundred times, and a namespace has many of them.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Collection
+
+from zapserver.engine.records import QueuedTask, Subscription
+
+STALE_ORDERS_MIN = 64
+"""Below this many a sweep is not worth its time."""
+
+
+class _Line:
+    """Waiting tasks, in the order of `QueuedTask.order`.
+
+    New tasks come in that order and stand in a row. A task that comes back from a worker belongs
+    before them, and a whole worker's tasks come back at once: those stand apart, ordered by a heap.
+    """
+
+    __slots__ = ("_orders", "_returned", "_row")
+
+    def __init__(self) -> None:
+        self._row: OrderedDict[int, QueuedTask] = OrderedDict()
+        self._returned: dict[int, QueuedTask] = {}
+        self._orders: list[int] = []
+        """A heap of the orders in `_returned`, and of some that left it."""
+
+    def __len__(self) -> int:
+        return len(self._row) + len(self._returned)
+
+    def append(self, task: QueuedTask) -> None:
+        self._row[task.order] = task
+
+    def put_back(self, task: QueuedTask) -> None:
+        self._returned[task.order] = task
+        if len(self._orders) > 2 * len(self._returned) + STALE_ORDERS_MIN:
+            self._orders = list(self._returned)
+            heapq.heapify(self._orders)
+        else:
+            heapq.heappush(self._orders, task.order)
+
+    def remove(self, task: QueuedTask) -> bool:
+        return (self._row.pop(task.order, None) or self._returned.pop(task.order, None)) is not None
+
+    def first(self) -> QueuedTask:
+        """The task that waits at the head; the line is not empty."""
+        orders = self._orders
+        while orders and orders[0] not in self._returned:
+            heapq.heappop(orders)
+        if not orders or (self._row and next(iter(self._row)) < orders[0]):
+            return next(iter(self._row.values()))
+        return self._returned[orders[0]]
+
+
+class TaskQueue:
+    """One queue of one kind. Tasks leave in the order of `QueuedTask.order`, subscriptions take turns."""
+
+    __slots__ = ("_everything", "_idle", "_lines", "_serving", "_turns", "subscriptions")
+
+    def __init__(self) -> None:
+        self.subscriptions: dict[str, Subscription] = {}
+        self._serving: dict[str | None, OrderedDict[str, Subscription]] = {}
+        """The same under each type that they name, or under None for those that take any."""
+        self._lines: dict[str, _Line] = {}
+        """By task type, for subscriptions that name their types."""
+        self._everything = _Line()
+        """The same tasks in one line, for subscriptions that take any type."""
+        self._idle: dict[str | None, OrderedDict[str, Subscription]] = {}
+        """Those of them with a slot free. A delivery moves its receiver to the end of that type's row."""
+        self._turns = 0
+
+    def __len__(self) -> int:
+        """How many tasks wait."""
+        return len(self._everything)
+
+    @property
+    def is_unused(self) -> bool:
+        return not self.subscriptions and not self._everything
+
+    # --- work ------------------------------------------------------------------------------------
+
+    def put(self, task: QueuedTask) -> Subscription | None:
+        """A new task is ready: the subscription that gets it, or None and it waits at the end of its line."""
+        subscription = self._take_turn(task.type)
+        if subscription is None:
+            self._line(task.type).append(task)
+            self._everything.append(task)
+        return subscription
+
+    def put_back(self, task: QueuedTask) -> Subscription | None:
+        """A task that was out is ready again: the same, but it waits in its old place."""
+        subscription = self._take_turn(task.type)
+        if subscription is None:
+            self._line(task.type).put_back(task)
+            self._everything.put_back(task)
+        return subscription
+
+    def withdraw(self, task: QueuedTask) -> None:
+        """A waiting task is no longer wanted; harmless when it does not wait."""
+        line = self._lines.get(task.type)
+        if line is not None and line.remove(task):
+            self._everything.remove(task)
+            if not line:
+                del self._lines[task.type]
+
+    def _line(self, task_type: str) -> _Line:
+        line = self._lines.get(task_type)
+        if line is None:
+            line = self._lines[task_type] = _Line()
+        return line
+
+    def _take_turn(self, task_type: str) -> Subscription | None:
+        """Take a slot of the idle subscription for this type whose last turn was the longest ago."""
+        chosen: Subscription | None = None
+        for key in (task_type, None):
+            for subscription in self._idle.get(key, _NOBODY).values():
+                if subscription.serves(task_type):
+                    if chosen is None or subscription.turn < chosen.turn:
+                        chosen = subscription
+                    break
+        if chosen is not None:
+            self._turns += 1
+            chosen.turn = self._turns
+            chosen.held += 1
+            self.credit(chosen)
+            if chosen.is_idle:
+                self._idle[None if chosen.types is None else task_type].move_to_end(chosen.subscription_id)
+        return chosen
+
+    # --- subscriptions -----------------------------------------------------------------------------
+
+    def add(self, subscription: Subscription) -> None:
+        """It does not count as idle before `credit`: what waits already comes first, by `next_for`."""
+        self.subscriptions[subscription.subscription_id] = subscription
+        _enter(self._serving, subscription)
+
+    def remove(self, subscription: Subscription) -> None:
+        del self.subscriptions[subscription.subscription_id]
+        _leave(self._serving, subscription)
+        self.credit(subscription)
+
+    def able(self, task_type: str) -> list[Subscription]:
+        """Who takes this type, busy or not."""
+        return [
+            subscription
+            for key in (task_type, None)
+            for subscription in self._serving.get(key, _NOBODY).values()
+            if subscription.serves(task_type)
+        ]
+
+    def next_for(self, subscription: Subscription) -> QueuedTask | None:
+        """Take the first waiting task that `subscription` serves and has a slot for. Call `credit` when done."""
+        if subscription.held >= subscription.slots or not self._everything:
+            return None
+        task = self._first_for(subscription)
+        if task is not None:
+            self.withdraw(task)
+            self._turns += 1
+            subscription.turn = self._turns
+            subscription.held += 1
+        return task
+
+    def _first_for(self, subscription: Subscription) -> QueuedTask | None:
+        types, unknown = subscription.types, subscription.unknown_types
+        if types is None and not unknown:
+            return self._everything.first()
+        shorter = self._lines if types is None or len(self._lines) < len(types) else types
+        heads = [self._lines[name].first() for name in shorter if name in self._lines and subscription.serves(name)]
+        return min(heads, key=lambda task: task.order, default=None)
+
+    def credit(self, subscription: Subscription) -> None:
+        """Take note of whether `subscription` has a slot free now."""
+        is_idle = subscription.held < subscription.slots and subscription.subscription_id in self.subscriptions
+        if is_idle is not subscription.is_idle:
+            subscription.is_idle = is_idle
+            (_enter if is_idle else _leave)(self._idle, subscription)
+
+    def pass_turn(self, subscription: Subscription) -> None:
+        """Let every other idle subscription go before this one."""
+        self._turns += 1
+        subscription.turn = self._turns
+        if subscription.is_idle:
+            for key in _keys(subscription):
+                self._idle[key].move_to_end(subscription.subscription_id)
+
+    # --- for `explain` -------------------------------------------------------------------------------
+
+    def why_waiting(self, task: QueuedTask) -> str:
+        """What a task in line waits for, in words."""
+        name = task.queue[1]
+        if not self.subscriptions:
+            return f"no worker is subscribed to task queue {name!r}"
+        willing = self.able(task.type)
+        if willing:
+            slots = sum(subscription.slots for subscription in willing)
+            return f"all {slots} slot(s) of the {len(willing)} worker(s) on task queue {name!r} that serve it are taken"
+        if self._serving.keys() & {task.type, None}:
+            return f"every worker on task queue {name!r} that could serve {task.type!r} said that it does not know it"
+        return f"none of the {len(self.subscriptions)} worker(s) on task queue {name!r} serves {task.type!r}"
+
+
+_NOBODY: OrderedDict[str, Subscription] = OrderedDict()
+
+
+def _keys(subscription: Subscription) -> Collection[str | None]:
+    return (None,) if subscription.types is None else subscription.types
+
+
+def _enter(rows: dict[str | None, OrderedDict[str, Subscription]], subscription: Subscription) -> None:
+    for key in _keys(subscription):
+        rows.setdefault(key, OrderedDict())[subscription.subscription_id] = subscription
+
+
+def _leave(rows: dict[str | None, OrderedDict[str, Subscription]], subscription: Subscription) -> None:
+    for key in _keys(subscription):
+        row = rows[key]
+        del row[subscription.subscription_id]
+        if not row:
+            del rows[key]

@@ -1,0 +1,346 @@
+"""The things that the engine keeps: executions and their history, activities, workflow tasks, schedules.
+
+Plain mutable records with slots; what may happen to them stands in `activities`, `executions` and
+`schedules`. All times are integers, milliseconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import msgspec
+
+from zapserver.engine.commands import (
+    Action,
+    ActivityTimeouts,
+    Overlap,
+    Payload,
+    PeerKey,
+    QueueKind,
+    ScheduleSpec,
+    Status,
+    Waiter,
+    WorkflowTimeouts,
+)
+from zapserver.engine.retry import RetryPolicy
+
+RequestKey: TypeAlias = tuple[str, str, str]
+"""What kind of thing a request id belongs to, the name of that thing, and the request id itself."""
+
+
+class EventType(enum.StrEnum):
+    EXECUTION_STARTED = "WORKFLOW_EXECUTION_STARTED"
+    EXECUTION_SIGNALED = "WORKFLOW_EXECUTION_SIGNALED"
+    EXECUTION_CANCEL_REQUESTED = "WORKFLOW_EXECUTION_CANCEL_REQUESTED"
+    EXECUTION_CANCELED = "WORKFLOW_EXECUTION_CANCELED"
+    EXECUTION_TERMINATED = "WORKFLOW_EXECUTION_TERMINATED"
+    EXECUTION_COMPLETED = "WORKFLOW_EXECUTION_COMPLETED"
+    EXECUTION_FAILED = "WORKFLOW_EXECUTION_FAILED"
+    EXECUTION_TIMED_OUT = "WORKFLOW_EXECUTION_TIMED_OUT"
+    EXECUTION_RESET = "WORKFLOW_EXECUTION_RESET"
+    ACTIVITY_SCHEDULED = "ACTIVITY_TASK_SCHEDULED"
+    ACTIVITY_STARTED = "ACTIVITY_TASK_STARTED"
+    ACTIVITY_RETRYING = "ACTIVITY_TASK_RETRYING"
+    ACTIVITY_HANDED_BACK = "ACTIVITY_TASK_HANDED_BACK"
+    ACTIVITY_COMPLETED = "ACTIVITY_TASK_COMPLETED"
+    ACTIVITY_FAILED = "ACTIVITY_TASK_FAILED"
+    ACTIVITY_TIMED_OUT = "ACTIVITY_TASK_TIMED_OUT"
+    ACTIVITY_CANCELED = "ACTIVITY_TASK_CANCELED"
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One line of a history."""
+
+    event_id: int
+    time_ms: int
+    type: EventType
+    attributes: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Lease:
+    """Who holds a task, until when it is theirs, and the token that proves it.
+
+    The token ends in a fresh random part, so an answer under an old lease can always be told from
+    one under the present lease.
+    """
+
+    token: str
+    peer: PeerKey
+    subscription_id: str
+    identity: str
+    started_ms: int
+    heartbeat_ms: int
+
+
+@dataclass(slots=True, eq=False)
+class QueuedTask:
+    """What stands in a task queue: an activity or a workflow task."""
+
+    execution: Execution
+    type: str
+    queue: tuple[QueueKind, str]
+    order: int = 0
+    """The place in the line; a task that comes back from a lost worker keeps it."""
+    attempt: int = 0
+    """Counts deliveries, and so fences them: it only grows."""
+    lease: Lease | None = None
+    ready_ms: int = 0
+    """Since when it waits in line."""
+
+
+class ActivityState(enum.Enum):
+    SCHEDULED = "scheduled"
+    BACKOFF = "backoff"
+    STARTED = "started"
+    CLOSED = "closed"
+
+
+@dataclass(slots=True, eq=False)
+class Activity(QueuedTask):
+    activity_id: str = ""
+    state: ActivityState = ActivityState.SCHEDULED
+    input: Payload | None = None
+    retry_policy: RetryPolicy = RetryPolicy()
+    timeouts: ActivityTimeouts = ActivityTimeouts()
+    scheduled_ms: int = 0
+    retry_ms: int = 0
+    """When the next attempt is due, in BACKOFF."""
+    charged: int = 0
+    """Attempts that count against the retry policy: all but those handed back."""
+    cancel_reason: str | None = None
+    """Not None: somebody asked for a cancel."""
+    heartbeat_details: Payload | None = None
+    last_failure: bytes | None = None
+    call: ActivityCall | None = None
+    """The call that asked for it, unless it is a one-shot task."""
+    timer_ms: int | None = None
+
+    def deadline_ms(self) -> int | None:
+        """The earliest of everything that may happen to it by itself."""
+        timeouts = self.timeouts
+        due: int | None = None
+        if self.state is ActivityState.STARTED:
+            lease = self.lease
+            assert lease is not None
+            if timeouts.start_to_close_ms:
+                due = lease.started_ms + timeouts.start_to_close_ms
+            if timeouts.heartbeat_ms:
+                silent_ms = lease.heartbeat_ms + timeouts.heartbeat_ms
+                due = silent_ms if due is None else min(due, silent_ms)
+        elif self.state is ActivityState.BACKOFF:
+            due = self.retry_ms
+        elif self.state is ActivityState.SCHEDULED:
+            if timeouts.schedule_to_start_ms:
+                due = self.ready_ms + timeouts.schedule_to_start_ms
+        else:
+            return None
+        if timeouts.schedule_to_close_ms:
+            close_ms = self.scheduled_ms + timeouts.schedule_to_close_ms
+            due = close_ms if due is None else min(due, close_ms)
+        return due
+
+
+@dataclass(slots=True, eq=False)
+class WorkflowTask(QueuedTask):
+    """The workflow itself as work: a worker of the Go kind holds it for as long as the run lasts."""
+
+    calls_made: int = 0
+    """How many activities the present holder asked for; after a redelivery it asks again from the first."""
+
+
+@dataclass(slots=True)
+class ActivityCall:
+    """An activity that a workflow asked for, in the order of asking, with its outcome once it has one."""
+
+    position: int
+    """Counted from 0: a worker that runs the workflow again asks in the same order."""
+    activity_id: str
+    type: str
+    input: Payload | None
+    is_closed: bool = False
+    result: Payload | None = None
+    failure: bytes | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Execution:
+    workflow_id: str
+    run_id: str
+    type: str
+    task_queue: str
+    is_task: bool
+    input: Payload | None
+    start_ms: int
+    attempt: int = 1
+    status: Status = Status.RUNNING
+    close_ms: int | None = None
+    result: Payload | None = None
+    failure: Payload | None = None
+    close_reason: str = ""
+    """Why it was canceled or terminated."""
+    memo: Payload | None = None
+    search_attributes: dict[str, Any] | None = None
+    request_keys: tuple[RequestKey, ...] = ()
+    """The request ids that are answered with this execution."""
+    identity: str = ""
+    retry_policy: RetryPolicy | None = None
+    timeouts: WorkflowTimeouts = WorkflowTimeouts()
+    activity_timeouts: ActivityTimeouts = ActivityTimeouts()
+    cron_schedule: str = ""
+    first_start_ms: int = 0
+    """Start of the first run in a chain of retries and cron runs."""
+    task_due_ms: int | None = None
+    """When the first workflow task may go out, for a run that starts later (retry, cron)."""
+    schedule_id: str = ""
+    cancel_reason: str = ""
+    cancel_identity: str = ""
+    cancel_due_ms: int | None = None
+    """When a workflow that was asked to end is ended over its head."""
+    history: list[Event] = field(default_factory=list)
+    open_activities: dict[str, Activity] = field(default_factory=dict)
+    calls: list[ActivityCall] = field(default_factory=list)
+    task: WorkflowTask | None = None
+    waiters: dict[Waiter, PeerKey] = field(default_factory=dict)
+    is_dead_letter: bool = False
+    timer_ms: int | None = None
+
+    def record(self, event_type: EventType, now_ms: int, **attributes: Any) -> None:
+        self.history.append(Event(len(self.history) + 1, now_ms, event_type, attributes))
+
+    def times_out_ms(self) -> int | None:
+        """When the run ends by a timeout of its own."""
+        due: int | None = None
+        if self.timeouts.run_ms:
+            due = (self.task_due_ms or self.start_ms) + self.timeouts.run_ms
+        if self.timeouts.execution_ms:
+            whole_ms = self.first_start_ms + self.timeouts.execution_ms
+            due = whole_ms if due is None else min(due, whole_ms)
+        return due
+
+    def cancel_is_overdue(self, now_ms: int) -> bool:
+        return not self.is_task and self.cancel_due_ms is not None and self.cancel_due_ms <= now_ms
+
+    def deadline_ms(self) -> int | None:
+        if not self.status.is_open:
+            return None
+        due = self.times_out_ms()
+        if self.cancel_due_ms is not None and not self.is_task:
+            due = self.cancel_due_ms if due is None else min(due, self.cancel_due_ms)
+        if self.task_due_ms is not None and self.task is None:
+            due = self.task_due_ms if due is None else min(due, self.task_due_ms)
+        return due
+
+
+@dataclass(slots=True, eq=False)
+class PendingQuery:
+    token: str
+    waiter: Waiter
+    peer: PeerKey
+    """Who was asked; nobody else may answer."""
+    expires_ms: int
+    query_type: str
+    timer_ms: int | None = None
+    is_open: bool = True
+
+    def deadline_ms(self) -> int | None:
+        return self.expires_ms if self.is_open else None
+
+
+@dataclass(slots=True, eq=False)
+class PendingResult:
+    """A recorded activity result on its way to a worker that asked for it again.
+
+    It leaves a moment after the reply to the asking call: a Go worker starts to listen for a
+    result only once it has read that reply.
+    """
+
+    execution: Execution
+    task_token: str
+    """Of the lease under which it was asked; another holder asks for itself."""
+    call: ActivityCall
+    due_ms: int
+    timer_ms: int | None = None
+
+    def deadline_ms(self) -> int | None:
+        return self.due_ms if self.execution.status.is_open else None
+
+
+@dataclass(slots=True, frozen=True)
+class ScheduledRun:
+    """A run that a schedule starts: now, or as soon as the open one has closed."""
+
+    name: str
+    """The end of its workflow id: the slot or the request that it is for."""
+    request_id: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Schedule:
+    schedule_id: str
+    spec: ScheduleSpec
+    action: Action
+    overlap: Overlap
+    created_ms: int
+    updated_ms: int
+    anchor_ms: int
+    """From when its interval counts: its creation, or the last change of its spec."""
+    paused: bool = False
+    note: str = ""
+    next_ms: int | None = None
+    """The next slot, without its jitter."""
+    next_due_ms: int | None = None
+    """When that slot is acted on: with its jitter."""
+    action_count: int = 0
+    skipped_overlap: int = 0
+    missed: int = 0
+    buffered_run: ScheduledRun | None = None
+    open_runs: dict[str, Execution] = field(default_factory=dict)
+    """By run id, with the runs that followed by retry, reset or requeue."""
+    timer_ms: int | None = None
+    is_deleted: bool = False
+
+    @property
+    def running(self) -> list[Execution]:
+        return list(self.open_runs.values())
+
+    @property
+    def buffered(self) -> int:
+        """How many runs wait for the open one to close."""
+        return 0 if self.buffered_run is None else 1
+
+    def deadline_ms(self) -> int | None:
+        return None if self.paused or self.is_deleted else self.next_due_ms
+
+
+@dataclass(slots=True)
+class Subscription:
+    subscription_id: str
+    peer: PeerKey
+    queue: tuple[QueueKind, str]
+    identity: str
+    slots: int
+    types: frozenset[str] | None
+    held: int = 0
+    """Unfinished deliveries; never more than `slots` at the moment of a delivery."""
+    is_idle: bool = False
+    """Whether its queue lists it as having a slot free; owned by the queue, as `turn` is."""
+    turn: int = 0
+    """Grows over the deliveries of the queue: who has the smallest waits the longest."""
+    unknown_types: set[str] = field(default_factory=set)
+    """Types that its worker said it does not know; it is not asked again."""
+
+    def serves(self, task_type: str) -> bool:
+        return (self.types is None or task_type in self.types) and task_type not in self.unknown_types
+
+
+@dataclass(slots=True)
+class Peer:
+    """What a connection holds, so that its end releases it."""
+
+    subscriptions: dict[str, Subscription] = field(default_factory=dict)
+    leases: dict[str, QueuedTask] = field(default_factory=dict)
+    waiting: dict[Waiter, Execution] = field(default_factory=dict)
+    queries: dict[str, PendingQuery] = field(default_factory=dict)

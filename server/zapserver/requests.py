@@ -1,0 +1,415 @@
+"""The bodies of the calls that a server takes, as structs, and how they become engine commands.
+
+Go's SDK and Go's server spell several fields differently, and some opcodes mean different things
+to them. Each struct names every spelling; its properties say which one counts. Unknown keys are
+ignored, as Go ignores them. `Raw` fields are payloads: kept as the JSON text that came.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+import msgspec
+
+from zapserver.engine.commands import (
+    Action,
+    ActivityTimeouts,
+    Payload,
+    ScheduleSpec,
+    WorkflowTimeouts,
+)
+from zapserver.engine.errors import Invalid
+from zapserver.engine.retry import RetryPolicy
+from zapserver.engine.views import PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX
+from zapwire.frame import Buffer
+
+DEFAULT_TASK_QUEUE = "default"
+FALLBACK_TASK_QUEUE = "ats"
+"""What Go's Add/Now client hard-codes over HTTP. It names no queue over ZAP, so both mean the default one."""
+
+_ABSENT = msgspec.Raw(b"")
+
+
+class Named(msgspec.Struct):
+    name: str = ""
+
+
+class Request(msgspec.Struct):
+    """What every body may carry."""
+
+    namespace: str = ""
+
+
+class ExecutionRequest(Request):
+    workflow_id: str = ""
+    workflowId: str = ""  # noqa: N815
+    run_id: str = ""
+    runId: str = ""  # noqa: N815
+
+    @property
+    def workflow(self) -> str:
+        return self.workflow_id or self.workflowId
+
+    @property
+    def run(self) -> str:
+        return self.run_id or self.runId
+
+
+class RetryPolicyBody(msgspec.Struct):
+    initial_interval_ms: int = 0
+    backoff_coefficient: float = 0.0
+    maximum_interval_ms: int = 0
+    maximum_attempts: int = 0
+    non_retryable_error_types: list[str] = []
+
+    def policy(self) -> RetryPolicy:
+        return RetryPolicy(
+            initial_interval_ms=self.initial_interval_ms,
+            backoff_coefficient=self.backoff_coefficient,
+            maximum_interval_ms=self.maximum_interval_ms,
+            maximum_attempts=self.maximum_attempts,
+            non_retryable_error_types=tuple(self.non_retryable_error_types),
+        )
+
+
+class TaskOptions(Request):
+    """Ours, in the spare slots of 0x50 and 0x51. A Go client sends none of it."""
+
+    request_id: str = ""
+    workflow_id: str = ""
+    task_queue: str = ""
+    identity: str = ""
+    retry_policy: RetryPolicyBody | None = None
+    schedule_to_start_ms: int = 0
+    schedule_to_close_ms: int = 0
+    start_to_close_ms: int = 0
+    heartbeat_ms: int = 0
+    memo: msgspec.Raw = _ABSENT
+
+    def timeouts(self) -> ActivityTimeouts | None:
+        if self.schedule_to_start_ms or self.schedule_to_close_ms or self.start_to_close_ms or self.heartbeat_ms:
+            return ActivityTimeouts(
+                schedule_to_start_ms=_span("schedule_to_start_ms", self.schedule_to_start_ms),
+                schedule_to_close_ms=_span("schedule_to_close_ms", self.schedule_to_close_ms),
+                start_to_close_ms=_span("start_to_close_ms", self.start_to_close_ms),
+                heartbeat_ms=_span("heartbeat_ms", self.heartbeat_ms),
+            )
+        return None
+
+
+class WorkflowTimeoutsBody(msgspec.Struct):
+    workflow_execution_ms: int = 0
+    workflow_run_ms: int = 0
+    workflow_task_ms: int = 0
+    """Accepted and without effect: a Go worker holds its task for as long as the run lasts."""
+
+
+class StartRequest(ExecutionRequest):
+    workflow_type: str = ""
+    workflowType: Named | None = None  # noqa: N815
+    task_queue: str = ""
+    taskQueue: Named | None = None  # noqa: N815
+    input: msgspec.Raw = _ABSENT
+    request_id: str = ""
+    retry_policy: RetryPolicyBody | None = None
+    timeouts: WorkflowTimeoutsBody | None = None
+    memo: msgspec.Raw = _ABSENT
+    search_attributes: dict[str, Any] | None = None
+    cron_schedule: str = ""
+    identity: str = ""
+    signal_name: str = ""
+    signalName: str = ""  # noqa: N815
+    signal_input: msgspec.Raw = _ABSENT
+
+    @property
+    def type(self) -> str:
+        return self.workflow_type or (self.workflowType.name if self.workflowType else "")
+
+    @property
+    def queue(self) -> str:
+        return self.task_queue or (self.taskQueue.name if self.taskQueue else "") or DEFAULT_TASK_QUEUE
+
+    @property
+    def signal(self) -> str:
+        return self.signal_name or self.signalName
+
+    def workflow_timeouts(self) -> WorkflowTimeouts:
+        if self.timeouts is None:
+            return WorkflowTimeouts()
+        return WorkflowTimeouts(
+            execution_ms=_span("workflow_execution_ms", self.timeouts.workflow_execution_ms),
+            run_ms=_span("workflow_run_ms", self.timeouts.workflow_run_ms),
+        )
+
+
+class SignalRequest(ExecutionRequest):
+    signal_name: str = ""
+    signalName: str = ""  # noqa: N815
+    input: msgspec.Raw = _ABSENT
+    identity: str = ""
+
+    @property
+    def signal(self) -> str:
+        return self.signal_name or self.signalName
+
+
+class EndRequest(ExecutionRequest):
+    """Cancel and terminate."""
+
+    reason: str = ""
+    identity: str = ""
+
+
+class ListRequest(Request):
+    query: str = ""
+    page_size: int = 0
+    next_page_token: str = ""
+
+
+class HistoryRequest(StartRequest):
+    """0x66 is history, and signal-with-start when it names a signal."""
+
+    after_event_id: int = 0
+    page_size: int = 0
+    reverse: bool = False
+
+
+class QueryRequest(ExecutionRequest):
+    query_type: str = ""
+    queryType: str = ""  # noqa: N815
+    args: msgspec.Raw = _ABSENT
+    query_args: msgspec.Raw = _ABSENT
+    timeout_ms: int = 5_000
+
+    @property
+    def type(self) -> str:
+        return self.query_type or self.queryType
+
+
+class ResetRequest(EndRequest):
+    event_id: int = 0
+
+
+class AwaitRequest(ExecutionRequest):
+    pass
+
+
+class AbandonRequest(Request):
+    request_id: int = 0
+
+
+class ScheduleActivityRequest(ExecutionRequest):
+    task_queue: str = ""
+    activity_type: str = ""
+    input: msgspec.Raw = _ABSENT
+    start_to_close_ms: int = 0
+    heartbeat_ms: int = 0
+    schedule_to_close_ms: int = 0
+    schedule_to_start_ms: int = 0
+    retry_policy: RetryPolicyBody | None = None
+
+    def activity_timeouts(self) -> ActivityTimeouts:
+        return ActivityTimeouts(
+            schedule_to_start_ms=_span("schedule_to_start_ms", self.schedule_to_start_ms),
+            schedule_to_close_ms=_span("schedule_to_close_ms", self.schedule_to_close_ms),
+            start_to_close_ms=_span("start_to_close_ms", self.start_to_close_ms),
+            heartbeat_ms=_span("heartbeat_ms", self.heartbeat_ms),
+        )
+
+
+class SubscribeRequest(Request):
+    task_queue: str = ""
+    taskQueue: Named | None = None  # noqa: N815
+    identity: str = ""
+    sdk_name: str = ""
+    sdk_version: str = ""
+    slots: int | None = None
+    types: list[str] | None = None
+
+    @property
+    def queue(self) -> str:
+        return self.task_queue or (self.taskQueue.name if self.taskQueue else "")
+
+
+class SubscriptionRequest(Request):
+    subscription_id: str = ""
+    subscriptionId: str = ""  # noqa: N815
+    slots: int = 0
+
+    @property
+    def id(self) -> str:
+        return self.subscription_id or self.subscriptionId
+
+
+class AnswerQueryRequest(Request):
+    token: str = ""
+    result: msgspec.Raw = _ABSENT
+    error: str = ""
+
+
+class SpecBody(msgspec.Struct):
+    cron: list[str] | None = None
+    interval_ms: int = 0
+    start_time_ms: int | None = None
+    end_time_ms: int | None = None
+    jitter_ms: int = 0
+    timezone: str = ""
+
+    def spec(self) -> ScheduleSpec:
+        return ScheduleSpec(
+            cron=tuple(self.cron or ()),
+            interval_ms=self.interval_ms,
+            start_ms=self.start_time_ms or None,
+            end_ms=self.end_time_ms or None,
+            jitter_ms=self.jitter_ms,
+            timezone=self.timezone,
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.cron and not self.interval_ms
+
+
+class ActionBody(msgspec.Struct):
+    workflow_id: str = ""
+    workflow_type: str = ""
+    task_queue: str = ""
+    input: msgspec.Raw = _ABSENT
+    is_task: bool = False
+    """Ours: start a one-shot task of this type, not a workflow."""
+    retry_policy: RetryPolicyBody | None = None
+
+    def action(self) -> Action:
+        return Action(
+            type=self.workflow_type,
+            task_queue=self.task_queue or DEFAULT_TASK_QUEUE,
+            is_task=self.is_task,
+            workflow_id=self.workflow_id,
+            input=payload(self.input),
+            retry_policy=None if self.retry_policy is None else self.retry_policy.policy(),
+        )
+
+
+class ScheduleBody(msgspec.Struct):
+    id: str = ""
+    spec: SpecBody = msgspec.field(default_factory=SpecBody)
+    action: ActionBody = msgspec.field(default_factory=ActionBody)
+    paused: bool | None = None
+    overlap_policy: str = ""
+
+
+class ScheduleRequest(Request):
+    """0x70 to 0x76."""
+
+    schedule_id: str = ""
+    scheduleId: str = ""  # noqa: N815
+    schedule: ScheduleBody | None = None
+    paused: bool = True
+    note: str = ""
+    overlap_policy: str = ""
+    request_id: str = ""
+    page_size: int = 0
+    next_page_token: str = ""
+
+    @property
+    def id(self) -> str:
+        return self.schedule_id or self.scheduleId or (self.schedule.id if self.schedule else "")
+
+
+class NamespaceInfoBody(msgspec.Struct):
+    name: str = ""
+    description: str = ""
+    ownerEmail: str = ""  # noqa: N815
+
+
+class NamespaceRequest(Request):
+    """0x80 to 0x82: `name` is the SDK's spelling, `namespaceInfo` and `namespace` the server's."""
+
+    name: str = ""
+    description: str = ""
+    owner_email: str = ""
+    retention_ms: int = 0
+    namespaceInfo: NamespaceInfoBody | None = None  # noqa: N815
+    page_size: int = 0
+    next_page_token: str = ""
+
+
+class DeadLetterRequest(ExecutionRequest):
+    page_size: int = 0
+    identity: str = ""
+
+
+# --- payloads --------------------------------------------------------------------------------------
+
+
+def payload(raw: msgspec.Raw) -> Payload | None:
+    """A payload cut loose from the frame that it came in; None when the key was absent."""
+    return raw.copy() if raw else None
+
+
+def json_payload(data: Buffer, what: str) -> Payload | None:
+    """A payload that came as bytes of its own (a result, a detail list). It must be one JSON value.
+
+    Raises `Invalid`: what is not JSON could not be passed on inside a JSON body.
+    """
+    text = bytes(data)
+    if not text:
+        return None
+    if not is_json(text):
+        raise Invalid(f"the {what} is not JSON: {text[:60]!r}")
+    return Payload(text)
+
+
+def base64_or_json(raw: msgspec.Raw) -> Payload | None:
+    """A payload that Go's SDK sends as base64 of JSON text, and others as plain JSON.
+
+    A string that is base64 of valid JSON counts as such; any other value is itself. So "abcd", whose
+    base64 reading is no JSON, stays the string that it is.
+    """
+    if not raw:
+        return None
+    text = bytes(raw)
+    if text[:1] == b'"':
+        try:
+            inner = base64.b64decode(msgspec.json.decode(text, type=str), validate=True)
+        except (binascii.Error, ValueError):
+            return Payload(text)
+        if not inner:
+            return None
+        if is_json(inner):
+            return Payload(inner)
+    return Payload(text)
+
+
+def is_json(text: bytes) -> bool:
+    """Whether `text` is one JSON value in valid UTF-8."""
+    try:
+        text.decode()
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def fallback_queue(name: str) -> str:
+    return DEFAULT_TASK_QUEUE if name in ("", FALLBACK_TASK_QUEUE) else name
+
+
+def base64_text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def page_size(asked: int) -> int:
+    """The page size to use: the default for 0, and never more than the bound."""
+    return min(asked, PAGE_SIZE_MAX) if asked > 0 else PAGE_SIZE_DEFAULT
+
+
+SPAN_MS_MAX = 100 * 365 * 24 * 3_600_000
+
+
+def _span(what: str, milliseconds: int) -> int:
+    if not 0 <= milliseconds <= SPAN_MS_MAX:
+        raise Invalid(f"{what} is {milliseconds}; it must be 0 (none) to {SPAN_MS_MAX} ms")
+    return milliseconds
