@@ -1,0 +1,96 @@
+"""`make bench`: every figure of design section 9 that this version has, with its floor, in one run.
+
+    python -m benchmarks [--quick] [--json FILE]
+
+A figure means little alone: machines differ, and a shared one differs by the minute. So the floors (a bare
+blocking echo and a bare trio echo of the same sizes) run first and again last, and each latency also stands
+as its ratio to the bare trio echo's median.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.floors import Figures, blocking_echo, trio_echo
+from benchmarks.link import link_calls
+from benchmarks.tasks import delivery, idle_connection_bytes, now_to_started, submits
+from rich.console import Console
+from rich.table import Table
+
+IN_FLIGHT = (1, 8, 32, 64, 256)
+WORKERS = (1, 10, 100)
+
+
+def plan(scale: float, connections: int) -> list[Callable[[], Figures]]:
+    """The measurements of a full run, in order; `scale` shrinks their sizes."""
+
+    def size(full: int) -> int:
+        return max(int(full * scale), 50)
+
+    return [
+        lambda: blocking_echo(size(10_000)),
+        lambda: trio_echo(size(10_000)),
+        *(lambda n=n: link_calls(n, size(10_000 if n == 1 else 60_000)) for n in IN_FLIGHT),
+        lambda: now_to_started(size(3_000)),
+        *(lambda n=n: submits(n, size(5_000 if n == 1 else 30_000)) for n in (1, 64)),
+        *(lambda n=n: delivery(n, size(6_000)) for n in WORKERS),
+        lambda: trio_echo(size(10_000)),
+    ]
+
+
+def run(scale: float, connections: int, say: Callable[[str], None]) -> dict[str, object]:
+    """Measure everything and return it as a document."""
+    rows: list[Figures] = []
+    for measure in plan(scale, connections):
+        rows.append(measure())
+        say(f"{rows[-1].name}: p50 {rows[-1].p50_us:.0f} us, {rows[-1].rate:,.0f}/s")
+    say(f"memory of {connections:,} idle connections")
+    idle = idle_connection_bytes(connections)
+    echoes = [row.p50_us for row in rows if row.name == "bare trio echo"]
+    floor = sum(echoes) / len(echoes)
+    return {
+        "machine": {"python": platform.python_version(), "system": platform.platform()},
+        "floor_p50_us": floor,
+        "figures": [{**asdict(row), "ratio": row.p50_us / floor} for row in rows],
+        "idle_connection_bytes": idle,
+    }
+
+
+def table(document: dict[str, object]) -> Table:
+    """The document for eyes."""
+    view = Table(title="latency and throughput, this run")
+    view.add_column("measurement")
+    for heading in ("p50 us", "p99 us", "per second", "p50 / bare trio echo"):
+        view.add_column(heading, justify="right")
+    figures = document["figures"]
+    assert isinstance(figures, list)
+    for row in figures:
+        view.add_row(
+            row["name"], f"{row['p50_us']:,.0f}", f"{row['p99_us']:,.0f}", f"{row['rate']:,.0f}", f"{row['ratio']:.2f}"
+        )
+    view.caption = f"an idle connection costs the server {document['idle_connection_bytes']:,.0f} bytes"
+    return view
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__.splitlines()[0] if __doc__ else ""
+    )
+    parser.add_argument("--quick", action="store_true", help="a tenth of the sizes: to see that it runs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    arguments = parser.parse_args()
+    scale, connections = (0.1, 100) if arguments.quick else (1.0, 1_000)
+    document = run(scale, connections, lambda line: print(line, file=sys.stderr, flush=True))
+    Console().print(table(document))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,389 @@
+"""Drives an engine by hand: ids that count, a clock that is moved, effects sorted by who gets them.
+
+After every step the invariants of `engine_invariants` are checked, so each test proves more than it says.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Hashable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+from tests.helpers.engine_invariants import Watch
+
+from zapserver.engine import Engine, Limits
+from zapserver.engine import commands as c
+from zapserver.engine.effects import (
+    Answered,
+    Closed,
+    DeliverActivityCancel,
+    DeliverActivityResult,
+    DeliverActivityTask,
+    DeliverCancelRequest,
+    DeliverQuery,
+    DeliverWorkflowTask,
+    Effect,
+)
+from zapserver.engine.errors import EngineError
+from zapserver.engine.records import Execution, Schedule
+from zapserver.engine.retry import RetryPolicy
+from zapwire.failure import Failure, encode_failure
+
+R = TypeVar("R")
+E = TypeVar("E")
+
+START_MS = 1_767_225_600_000
+"""2026-01-01T00:00:00Z, a Thursday."""
+
+NO_TIMEOUTS = c.WorkflowTimeouts()
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
+
+
+def payload(value: object) -> c.Payload:
+    return c.Payload(msgspec.json.encode(value))
+
+
+def value(raw: c.Payload | bytes | None) -> object:
+    """What a payload says; None for none."""
+    return None if raw is None else msgspec.json.decode(raw)
+
+
+def failure(message: str = "no", code: str = "Boom", *, non_retryable: bool = False) -> bytes:
+    return encode_failure(Failure(message=message, code=code, non_retryable=non_retryable))
+
+
+REPORT = c.Action(type="report", task_queue="default", is_task=True, input=payload({"n": 1}))
+"""What schedules start where a test does not say."""
+
+
+def every(ms: int) -> c.ScheduleSpec:
+    return c.ScheduleSpec(interval_ms=ms)
+
+
+class Driver:
+    """An engine with its surroundings. Peers are small numbers, waiters any names."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits | None = None,
+        randoms: Sequence[float] = (0.5,),
+        now_ms: int = START_MS,
+        watch: bool = True,
+    ) -> None:
+        self.now_ms = START_MS
+        self.effects: list[Effect] = []
+        """Everything that the engine ever wanted done."""
+        self._ids = 0
+        self._randoms = list(randoms)
+        self.engine = Engine(new_id=self._new_id, random=self._random, limits=limits)
+        self.views = self.engine.views
+        self._watch = Watch(self.engine) if watch else None
+
+    def _new_id(self) -> str:
+        self._ids += 1
+        return f"{self._ids:08x}".ljust(32, "0")
+
+    def _random(self) -> float:
+        """The given numbers in turn."""
+        self._randoms.append(self._randoms.pop(0))
+        return self._randoms[-1]
+
+    # --- steps and time ------------------------------------------------------------------------------
+
+    def step(self, command: c.Command[R]) -> R:
+        try:
+            return self.engine.step(command, self.now_ms)
+        finally:
+            effects = self.engine.take_effects()
+            self.effects += effects
+            if self._watch is not None:
+                self._watch.check(effects)
+
+    def refused(self, command: c.Command[Any], error: type[EngineError]) -> str:
+        """The text with which a command is refused, after proving that the refusal left no trace."""
+        self.step(c.Tick())
+        before = snapshot(self.engine)
+        with pytest.raises(error) as refusal:
+            self.engine.step(command, self.now_ms)
+        assert type(refusal.value) is error
+        assert snapshot(self.engine) == before, "a refused command left a trace"
+        return str(refusal.value)
+
+    def advance(self, ms: int) -> None:
+        """Let time pass, with a step at every deadline, as a punctual shell makes it."""
+        end_ms = self.now_ms + ms
+        while (due_ms := self.engine.next_deadline_ms()) is not None and due_ms <= end_ms:
+            self.now_ms = max(due_ms, self.now_ms)
+            self.step(c.Tick())
+        self.now_ms = end_ms
+        self.step(c.Tick())
+
+    def jump(self, ms: int) -> None:
+        """Let time pass unnoticed: the machine slept, or its clock was set."""
+        self.now_ms += ms
+        self.step(c.Tick())
+
+    # --- what came out -------------------------------------------------------------------------------
+
+    def all(self, kind: type[E], peer: int | None = None) -> list[E]:
+        """The effects of a kind since the beginning."""
+        return [
+            effect for effect in self.effects if isinstance(effect, kind) and (peer is None or _peer(effect) == peer)
+        ]
+
+    def tasks(self, peer: int | None = None) -> list[DeliverActivityTask]:
+        return self.all(DeliverActivityTask, peer)
+
+    def task(self, peer: int | None = None) -> DeliverActivityTask:
+        """The latest delivery of an activity or one-shot task."""
+        return self.tasks(peer)[-1]
+
+    def runs(self, peer: int | None = None) -> list[DeliverWorkflowTask]:
+        return self.all(DeliverWorkflowTask, peer)
+
+    def run(self, peer: int | None = None) -> DeliverWorkflowTask:
+        return self.runs(peer)[-1]
+
+    def results(self, peer: int | None = None) -> list[DeliverActivityResult]:
+        return self.all(DeliverActivityResult, peer)
+
+    def stops(self, peer: int | None = None) -> list[DeliverActivityCancel]:
+        return self.all(DeliverActivityCancel, peer)
+
+    def cancels(self, peer: int | None = None) -> list[DeliverCancelRequest]:
+        return self.all(DeliverCancelRequest, peer)
+
+    def questions(self, peer: int | None = None) -> list[DeliverQuery]:
+        return self.all(DeliverQuery, peer)
+
+    def told(self, waiter: Hashable) -> list[Closed | Answered]:
+        """What a waiter was told: at most one thing, ever."""
+        return [effect for effect in self.effects if isinstance(effect, Closed | Answered) and effect.waiter == waiter]
+
+    # --- what stands -----------------------------------------------------------------------------------
+
+    def execution(self, started: c.Started) -> Execution:
+        return self.views.execution(started.workflow_id, started.run_id)
+
+    def status(self, started: c.Started) -> c.Status:
+        return self.execution(started).status
+
+    def history(self, started: c.Started) -> list[str]:
+        """The types of the events, without the words that all of them share."""
+        words = [event.type.value for event in self.execution(started).history]
+        return [word.replace("WORKFLOW_EXECUTION_", "").replace("ACTIVITY_TASK_", "ACTIVITY_") for word in words]
+
+    def failure(self, started: c.Started) -> dict[str, object]:
+        """The body of the failure that ended an execution."""
+        read = value(self.execution(started).failure)
+        assert isinstance(read, dict)
+        body = read["p"]
+        assert isinstance(body, dict)
+        return body
+
+    # --- clients ---------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        type: str = "email",
+        *,
+        request_id: str = "",
+        retry: RetryPolicy | None = None,
+        timeouts: c.ActivityTimeouts | None = None,
+        queue: str = "default",
+        workflow_id: str = "",
+        input: object = None,
+    ) -> c.Started:
+        return self.step(
+            c.StartTask(
+                type=type,
+                request_id=request_id,
+                retry_policy=retry,
+                timeouts=timeouts,
+                task_queue=queue,
+                workflow_id=workflow_id,
+                input=payload(input),
+            )
+        )
+
+    def start(
+        self,
+        type: str = "Order",
+        *,
+        workflow_id: str = "",
+        request_id: str = "",
+        retry: RetryPolicy | None = None,
+        timeouts: c.WorkflowTimeouts = NO_TIMEOUTS,
+        cron: str = "",
+    ) -> c.Started:
+        return self.step(
+            c.StartWorkflow(
+                type=type,
+                workflow_id=workflow_id,
+                request_id=request_id,
+                retry_policy=retry,
+                timeouts=timeouts,
+                cron_schedule=cron,
+                input=payload(["in"]),
+            )
+        )
+
+    def cancel(self, started: c.Started, reason: str = "enough") -> None:
+        self.step(
+            c.CancelExecution(workflow_id=started.workflow_id, run_id=started.run_id, reason=reason, identity="me")
+        )
+
+    def terminate(self, started: c.Started) -> None:
+        self.step(c.TerminateExecution(workflow_id=started.workflow_id, run_id=started.run_id, reason="now"))
+
+    def wait(self, started: c.Started, waiter: Hashable = "waiter", peer: int = 9) -> bool:
+        return self.step(
+            c.AwaitExecution(workflow_id=started.workflow_id, run_id=started.run_id, waiter=waiter, peer=peer)
+        )
+
+    def ask(self, started: c.Started, waiter: Hashable = "asker", type: str = "progress") -> c.Payload | None:
+        return self.step(
+            c.QueryExecution(
+                workflow_id=started.workflow_id, run_id=started.run_id, query_type=type, waiter=waiter, timeout_ms=5_000
+            )
+        )
+
+    def schedule(
+        self,
+        spec: c.ScheduleSpec,
+        *,
+        id: str = "report",
+        action: c.Action = REPORT,
+        overlap: c.Overlap = c.Overlap.ALLOW,
+        paused: bool = False,
+    ) -> Schedule:
+        self.step(c.PutSchedule(schedule_id=id, spec=spec, action=action, overlap=overlap, paused=paused))
+        return self.views.schedule(id)
+
+    # --- workers ---------------------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        peer: int,
+        *,
+        queue: str = "default",
+        kind: c.QueueKind = c.QueueKind.ACTIVITY,
+        slots: int | None = None,
+        types: Sequence[str] | None = None,
+    ) -> str:
+        answer = self.step(
+            c.Subscribe(
+                peer=peer,
+                kind=kind,
+                task_queue=queue,
+                identity=f"worker {peer}",
+                slots=slots,
+                types=None if types is None else frozenset(types),
+            )
+        )
+        return answer.subscription_id
+
+    def subscribe_workflows(self, peer: int, *, types: Sequence[str] | None = None, slots: int | None = None) -> str:
+        return self.subscribe(peer, kind=c.QueueKind.WORKFLOW, types=types, slots=slots)
+
+    def lose(self, peer: int) -> None:
+        self.step(c.PeerLost(peer=peer, reason="the line went dead"))
+
+    def complete(self, task: DeliverActivityTask, result: object = "done") -> None:
+        self.step(c.CompleteActivity(token=task.task_token, result=payload(result)))
+
+    def fail(self, task: DeliverActivityTask, data: bytes | None = None) -> None:
+        self.step(c.FailActivity(token=task.task_token, failure=failure() if data is None else data))
+
+    def heartbeat(self, task: DeliverActivityTask, details: object = None) -> bool:
+        given = None if details is None else payload(details)
+        return self.step(c.HeartbeatActivity(token=task.task_token, details=given)).cancel_requested
+
+    def hand_back(self, task: DeliverActivityTask | DeliverWorkflowTask) -> None:
+        self.step(c.HandBackTask(token=task.task_token, reason="draining"))
+
+    def call(
+        self, run: DeliverWorkflowTask, type: str = "charge", input: object = 1, retry: RetryPolicy | None = None
+    ) -> c.ActivityScheduled:
+        """The holder of a run asks for an activity."""
+        return self.step(
+            c.ScheduleActivity(
+                peer=run.peer,
+                workflow_id=run.workflow_id,
+                run_id=run.run_id,
+                type=type,
+                input=payload(input),
+                retry_policy=retry,
+            )
+        )
+
+    def answer(self, run: DeliverWorkflowTask, *commands: c.WorkflowCommand) -> None:
+        """The holder of a run answers its workflow task."""
+        self.step(c.CompleteWorkflowTask(token=run.task_token, commands=commands))
+
+    def finish(self, run: DeliverWorkflowTask, result: object = "done") -> None:
+        self.answer(run, c.WorkflowCommand(kind=c.WorkflowCommandKind.COMPLETE, payload=payload(result)))
+
+    def fail_run(self, run: DeliverWorkflowTask, data: bytes | None = None) -> None:
+        given = c.Payload(failure() if data is None else data)
+        self.answer(run, c.WorkflowCommand(kind=c.WorkflowCommandKind.FAIL, payload=given))
+
+
+def with_a_holder(peer: int = 1) -> tuple[Driver, c.Started]:
+    """A workflow that `peer` holds, and a worker for its activities as peer 5."""
+    d = Driver()
+    d.subscribe_workflows(peer)
+    d.subscribe(5)
+    return d, d.start()
+
+
+def _peer(effect: object) -> object:
+    return getattr(effect, "peer", None)
+
+
+# --- the whole state, comparable -------------------------------------------------------------------------
+
+
+def snapshot(engine: Engine) -> list[str]:
+    """Everything that the engine remembers, one line for each fact."""
+    lines: list[str] = []
+    _describe(vars(engine), "engine", lines, {})
+    return lines
+
+
+def _describe(thing: object, path: str, lines: list[str], seen: dict[int, str]) -> None:
+    if thing is None or isinstance(thing, int | float | str | bytes | enum.Enum) or callable(thing):
+        lines.append(f"{path} = {thing!r}")
+        return
+    if isinstance(thing, msgspec.Raw):
+        lines.append(f"{path} = {bytes(thing)!r}")
+        return
+    if id(thing) in seen:
+        lines.append(f"{path} is {seen[id(thing)]}")
+        return
+    seen[id(thing)] = path
+    lines.append(f"{path}: {type(thing).__name__}")
+    if isinstance(thing, dict):
+        for number, (key, item) in enumerate(thing.items()):
+            _describe(item, f"{path}[{number}: {key!r}]", lines, seen)
+    elif isinstance(thing, set | frozenset):
+        lines.append(f"{path} = {sorted(thing, key=repr)!r}")
+    elif isinstance(thing, list | tuple | deque):
+        for number, item in enumerate(thing):
+            _describe(item, f"{path}[{number}]", lines, seen)
+    else:
+        for name in _fields(thing):
+            _describe(getattr(thing, name), f"{path}.{name}", lines, seen)
+
+
+def _fields(thing: object) -> list[str]:
+    if isinstance(thing, msgspec.Struct):
+        return list(thing.__struct_fields__)
+    names = [name for cls in type(thing).__mro__ for name in getattr(cls, "__slots__", ())]
+    return [*names, *getattr(thing, "__dict__", {})]

@@ -1,0 +1,239 @@
+"""What is true of an engine after every step, whatever happened in it.
+
+This reads the engine's private state: it is the one place outside of the engine that may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Any
+
+from zapserver.engine import Engine
+from zapserver.engine.commands import Status
+from zapserver.engine.effects import Answered, Closed, DeliverActivityTask, DeliverWorkflowTask, Effect
+from zapserver.engine.queues import TaskQueue, _Line
+from zapserver.engine.records import Activity, ActivityState, Execution, QueuedTask, Subscription, WorkflowTask
+from zapserver.engine.state import State
+
+
+class Watch:
+    """Checks an engine, and remembers what must not change from step to step."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._told: set[Hashable] = set()
+        self._closed: dict[str, tuple[object, ...]] = {}
+
+    def check(self, effects: Iterable[Effect]) -> None:
+        """To be called after every step, with the effects of that step."""
+        s = self._engine._state
+        assert s.effects == []
+        assert s.freed_schedules == []
+        for effect in effects:
+            self._check_effect(s, effect)
+        waiting = {id(task): key for key, queue in s.queues.items() for task in _check_queue(queue)}
+        _check_subscriptions(s)
+        _check_peers(s)
+        for execution in s.executions.values():
+            _check_execution(s, execution, waiting)
+            self._check_end_is_final(execution)
+        _check_indexes(s)
+        _check_timers(self._engine)
+
+    def _check_effect(self, s: State, effect: Effect) -> None:
+        match effect:
+            case Closed() | Answered():
+                assert effect.waiter not in self._told, f"{effect.waiter!r} was told twice"
+                self._told.add(effect.waiter)
+            case DeliverActivityTask() | DeliverWorkflowTask():
+                # What was delivered in this step may be over already, but slots only become free by that.
+                task = s.peers[effect.peer].leases.get(effect.task_token) if effect.peer in s.peers else None
+                if task is not None:
+                    assert task.lease is not None
+                    subscription = s.peers[effect.peer].subscriptions[task.lease.subscription_id]
+                    assert subscription.held <= subscription.slots, "a delivery beyond the credits"
+                    assert subscription.serves(task.type), "a delivery of a type that was not asked for"
+
+    def _check_end_is_final(self, execution: Execution) -> None:
+        if not execution.status.is_open:
+            end = (execution.status, execution.close_ms, execution.result, execution.failure, len(execution.history))
+            assert self._closed.setdefault(execution.run_id, end) == end, "a closed execution changed"
+
+
+def waiting_tasks(queue: TaskQueue) -> list[QueuedTask]:
+    """Every task in line, in the order in which a worker that takes everything would get them."""
+    return _in_order(queue._everything)
+
+
+def _in_order(line: _Line) -> list[QueuedTask]:
+    assert set(line._returned) <= set(line._orders), "a returned task is not in the heap"
+    assert not line._row.keys() & line._returned.keys()
+    assert list(line._row) == sorted(line._row), "the row is out of order"
+    both = {**line._row, **line._returned}
+    tasks = [both[order] for order in sorted(both)]
+    assert all(order == task.order for order, task in both.items())
+    if tasks:
+        assert line.first() is tasks[0]
+    assert len(line) == len(tasks)
+    return tasks
+
+
+def _check_queue(queue: TaskQueue) -> list[QueuedTask]:
+    assert not queue.is_unused, "an unused queue is kept"
+    tasks = waiting_tasks(queue)
+    by_type = [task for line in queue._lines.values() for task in _in_order(line)]
+    assert sorted(by_type, key=lambda task: task.order) == tasks, "the lines by type disagree with the whole line"
+    assert all(queue._lines.values()), "an empty line is kept"
+    idle = {s.subscription_id for s in queue.subscriptions.values() if s.held < s.slots}
+    _check_rows(queue._idle, [queue.subscriptions[key] for key in idle])
+    _check_rows(queue._serving, queue.subscriptions.values())
+    assert {s.subscription_id for s in queue.subscriptions.values() if s.is_idle} == idle
+    for key in idle:
+        stuck = [task.type for task in tasks if queue.subscriptions[key].serves(task.type)]
+        assert not stuck, f"an idle subscription and a waiting {stuck[0]!r}"
+    return tasks
+
+
+def _check_rows(rows: dict[str | None, Any], subscriptions: Iterable[Subscription]) -> None:
+    wanted: dict[str | None, set[str]] = {}
+    for subscription in subscriptions:
+        for key in [None] if subscription.types is None else subscription.types:
+            wanted.setdefault(key, set()).add(subscription.subscription_id)
+    assert {key: set(row) for key, row in rows.items()} == wanted
+
+
+def _check_subscriptions(s: State) -> None:
+    of_peers = {key: sub for peer in s.peers.values() for key, sub in peer.subscriptions.items()}
+    of_queues = {key: sub for queue in s.queues.values() for key, sub in queue.subscriptions.items()}
+    assert of_peers == of_queues
+    for subscription in of_peers.values():
+        leases = s.peers[subscription.peer].leases.values()
+        held = [task for task in leases if task.lease and task.lease.subscription_id == subscription.subscription_id]
+        assert subscription.held == len(held), "held slots and leases disagree"
+
+
+def _check_peers(s: State) -> None:
+    for key, peer in s.peers.items():
+        for token, task in peer.leases.items():
+            assert task.lease is not None
+            assert (task.lease.token, task.lease.peer) == (token, key)
+            assert task.execution.status.is_open, "a closed execution holds a slot"
+        for waiter, execution in peer.waiting.items():
+            assert execution.waiters[waiter] == key
+        for token, query in peer.queries.items():
+            assert s.queries[token] is query
+    for token, query in s.queries.items():
+        assert query.is_open
+        assert s.peers[query.peer].queries[token] is query
+
+
+def _check_execution(s: State, execution: Execution, waiting: dict[int, Any]) -> None:
+    assert [event.event_id for event in execution.history] == list(range(1, len(execution.history) + 1))
+    times = [event.time_ms for event in execution.history]
+    assert times == sorted(times), "the history runs backwards"
+    task = execution.task
+    if not execution.status.is_open:
+        assert not execution.open_activities
+        assert not execution.waiters
+        assert not execution.calls
+        assert task is None
+        assert execution.timer_ms is None
+        assert execution.close_ms is not None
+        return
+    assert execution.close_ms is None
+    for waiter, peer in execution.waiters.items():
+        assert s.peers[peer].waiting[waiter] is execution
+    for activity in execution.open_activities.values():
+        _check_activity(s, activity, waiting)
+    if execution.is_task:
+        assert task is None
+        assert len(execution.open_activities) == 1
+    elif task is None:
+        assert execution.task_due_ms is not None, "a workflow that nobody will ever begin"
+    else:
+        _check_place(s, task, waiting)
+        in_place = id(task) in waiting or task.lease is not None
+        assert in_place or (execution.status is Status.CANCELING and execution.open_activities)
+
+
+def _check_activity(s: State, activity: Activity, waiting: dict[int, Any]) -> None:
+    """Every open activity is in exactly one place."""
+    assert s.activities[activity.activity_id] is activity
+    _check_place(s, activity, waiting)
+    expected = {
+        ActivityState.SCHEDULED: (True, False),
+        ActivityState.STARTED: (False, True),
+        ActivityState.BACKOFF: (False, False),
+    }
+    assert (id(activity) in waiting, activity.lease is not None) == expected[activity.state]
+    assert activity.charged <= activity.attempt
+
+
+def _check_place(s: State, task: Activity | WorkflowTask, waiting: dict[int, Any]) -> None:
+    assert not (id(task) in waiting and task.lease is not None), "a task is both leased and in line"
+    if task.lease is not None:
+        assert s.peers[task.lease.peer].leases[task.lease.token] is task
+    elif id(task) in waiting:
+        assert waiting[id(task)] == task.queue
+
+
+def _check_indexes(s: State) -> None:
+    """The indexes hold what is there and nothing that is gone: a leak would show here."""
+    executions = list(s.executions.values())
+    is_open = [execution for execution in executions if execution.status.is_open]
+    assert s.open_count == len(is_open)
+    remembered = [*s.closed, *s.dead_letters.values()]
+    assert {id(e) for e in remembered} == {id(e) for e in executions if not e.status.is_open}
+    assert len(remembered) == len(executions) - len(is_open)
+    assert all(execution.is_dead_letter for execution in s.dead_letters.values())
+    assert len(s.closed) <= s.limits.closed_executions_max
+    assert len(s.dead_letters) <= s.limits.dead_letters_max
+    runs = [execution for of_id in s.runs.values() for execution in of_id]
+    assert {id(e) for e in runs} == {id(e) for e in executions}
+    assert len(runs) == len(executions)
+    for of_id in s.runs.values():
+        assert of_id
+        assert not any(run.status.is_open for run in of_id[:-1]), "an open run behind a newer one"
+    assert sum(len(execution.open_activities) for execution in is_open) == len(s.activities)
+    keys = {request: execution.run_id for execution in executions for request in execution.request_keys}
+    assert s.request_ids == keys
+    leased = sum(len(peer.leases) for peer in s.peers.values())
+    waiting = sum(len(queue) for queue in s.queues.values())
+    tasks = [*s.activities.values(), *(execution.task for execution in is_open if execution.task is not None)]
+    assert leased == sum(task.lease is not None for task in tasks)
+    assert waiting <= len(tasks) - leased
+    for schedule in s.schedules.values():
+        for run_id, execution in schedule.open_runs.items():
+            assert execution.status.is_open
+            assert s.executions[run_id] is execution
+            assert execution.schedule_id == schedule.schedule_id
+
+
+def _check_timers(engine: Engine) -> None:
+    """Whatever has a deadline is woken by it."""
+    s = engine._state
+    heap = s.timers._heap
+    entries = {(entry_ms, id(target)) for entry_ms, _, target in heap}
+    live = {id(target) for _, _, target in heap if target.timer_ms is not None}
+    assert len(s.timers) == len(live)
+    assert len(heap) <= 2 * len(s.timers) + 2_048, "stale timers pile up"
+    deadlines = []
+    for target in _targets(s):
+        due_ms = target.deadline_ms()
+        if due_ms is not None:
+            deadlines.append(due_ms)
+            assert target.timer_ms is not None, f"nothing wakes {target!r}"
+            assert target.timer_ms <= due_ms, f"{target!r} is woken too late"
+        if target.timer_ms is not None:
+            assert (target.timer_ms, id(target)) in entries
+    if deadlines:
+        next_ms = engine.next_deadline_ms()
+        assert next_ms is not None
+        assert next_ms <= min(deadlines)
+
+
+def _targets(s: State) -> Iterator[Any]:
+    yield from s.activities.values()
+    yield from s.executions.values()
+    yield from s.schedules.values()
+    yield from s.queries.values()

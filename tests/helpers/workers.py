@@ -1,0 +1,50 @@
+"""A worker of a real server, or of a fake one, in one line."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from tests.helpers.sdk_servers import FakeServer, open_real_server
+
+from zaptasks import (
+    AsyncClient,
+    RetryPolicy,
+    TaskFailed,
+    Worker,
+    open_client,
+    open_worker,
+)
+from zapwire.client_link import Backoff
+
+QUICK = Backoff(seconds_min=0.01, seconds_max=0.02)
+NO_RETRY = RetryPolicy(maximum_attempts=1)
+AT_ONCE = RetryPolicy(initial_interval=0.001, maximum_attempts=5)
+
+
+@asynccontextmanager
+async def served(**handlers: Any) -> AsyncIterator[tuple[AsyncClient, Worker]]:
+    """A real server with one worker."""
+    async with (
+        open_real_server() as server,
+        open_client(server.zap, backoff=QUICK) as client,
+        open_worker(client, **handlers) as worker,
+    ):
+        yield client, worker
+
+
+@asynccontextmanager
+async def at_fake(fake: FakeServer, **handlers: Any) -> AsyncIterator[Worker]:
+    """A worker of a fake server."""
+    async with open_client(fake.zap, backoff=QUICK) as client, open_worker(client, **handlers) as worker:
+        yield worker
+
+
+async def failure_of(handler: Callable[..., Any], payload: object = None) -> TaskFailed:
+    """What the caller gets to see of a handler that fails."""
+    async with served(tasks={"x": handler}) as (client, _):
+        with pytest.raises(TaskFailed) as caught:
+            await (await client.now("x", payload, retry_policy=NO_RETRY)).result()
+    return caught.value

@@ -1,0 +1,444 @@
+"""The command `zaptasks`: real processes for what is about processes, and every subcommand against a real server."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+import trio
+from click.testing import CliRunner, Result
+from tests.helpers.processes import ANY_PORTS, READY, RunningServer, ended, serving, started, zaptasks
+
+from zapserver.cli import main
+from zaptasks.client import open_client
+
+HANDLERS = """
+import trio
+from zaptasks.handlers import activity, task
+
+@task(name="greet")
+async def greet(who: dict) -> str:
+    return f"hello {who['name']}"
+
+@task(name="double")
+def double(number: int) -> int:
+    return 2 * number
+
+@task(name="slow")
+async def slow() -> str:
+    print("started", flush=True)
+    await trio.sleep(0.3)
+    return "done"
+
+@task(name="refuse")
+async def refuse() -> None:
+    from zaptasks.errors import TaskError
+    raise TaskError("out of \\x1b[31mstock", code="NoStock", non_retryable=True)
+
+def plain(payload: object) -> object:
+    return payload
+
+LISTED = [greet, plain]
+NOTHING: list = []
+NUMBER = 7
+"""
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Commands configure logging, which belongs to the whole process; here that is pytest's."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()
+
+
+def get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        data: bytes = answer.read()
+    return data
+
+
+# --- serve --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_prints_one_line_when_it_is_ready_and_ends_well_at_a_signal(number: signal.Signals) -> None:
+    with serving() as server:
+        assert b'"status":"ok"' in get(f"http://{server.http}/healthz")
+        host, port = server.zap.split(":")
+        with socket.create_connection((host, int(port))):
+            result = server.end(number)
+    assert (result.status, result.stdout) == (0, "")
+    assert number.name in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_serve_ends_while_clients_and_workers_are_connected() -> None:
+    async def connected(server: RunningServer) -> None:
+        async with open_client(server.zap) as client:
+            await client.start_task("nobody.serves", id="t1")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.wait_closed, "t1", "")
+                await client.health()  # the call before it has arrived by now
+                server.process.send_signal(signal.SIGTERM)
+                with trio.fail_after(10):
+                    await trio.to_thread.run_sync(server.process.wait)
+                nursery.cancel_scope.cancel()
+
+    with serving() as server:
+        trio.run(connected, server)
+        assert server.process.returncode == 0
+
+
+def test_serve_takes_gos_environment_and_flags_win() -> None:
+    environment = {
+        "TASKS_ZAP_PORT": "0",
+        "TASKS_HTTP_ADDR": ":0",
+        "TASKS_NAMESPACE": "shop",
+        "TASKSD_DATA_DIR": ":memory:",
+        "TASKSD_NODE_ID": "node-1",
+    }
+    with started("serve", environment=environment) as process:
+        server = RunningServer(process)
+        assert json.loads(get(f"http://{server.http}/healthz"))["namespace"] == "shop"
+    with started("serve", "--namespace", "stock", environment=environment) as process:
+        server = RunningServer(process)
+        assert json.loads(get(f"http://{server.http}/healthz"))["namespace"] == "stock"
+
+
+def test_serve_takes_gos_flags_with_one_dash() -> None:
+    with serving("-zap-port", "0", "-http=127.0.0.1:0", "-namespace", "shop") as server:
+        assert json.loads(get(f"http://{server.http}/healthz"))["namespace"] == "shop"
+
+
+@pytest.mark.parametrize("flag", ["--zap-port", "--http"])
+def test_a_port_in_use_is_one_clear_line_and_status_1(flag: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        result = zaptasks("serve", *ANY_PORTS, flag, address)
+    what = "ZAP" if flag == "--zap-port" else "HTTP"
+    assert (result.status, result.stdout) == (1, "")
+    assert result.stderr == f"Error: {what} address {address} cannot be had: Address already in use\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "advice"),
+    [
+        (["--zap-port", "99999"], "0 (any free one) to 65535"),
+        (["--zap-port", "-1"], "is not an address"),
+        (["--http", "localhost"], "is not an address"),
+        (["--zap-port", "0.0.0.0:0"], "--allow-anonymous"),
+        (["--data", "./tasks-data"], "keeps nothing on disk"),
+        (["--namespace", "a/b"], "invalid namespace"),
+        (["--node-id", "x" * 61], "1 to 60 bytes"),
+        (["--log-level", "loud"], "'debug', 'info', 'warning', 'error'"),
+        (["--replicator", "quasar"], "No such option"),
+        (["start"], "unexpected extra argument"),
+    ],
+)
+def test_a_flag_that_cannot_be_used_is_refused_with_advice(args: list[str], advice: str) -> None:
+    result = CliRunner().invoke(main, ["serve", *args])
+    assert result.exit_code == 2
+    assert advice in result.output
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("TASKSD_DATA_DIR", "/data"), ("TASKSD_REQUIRE_IDENTITY", "true"), ("TASKSD_JWKS_URL", "x")]
+)
+def test_what_the_environment_asks_for_is_never_silently_left_out(name: str, value: str) -> None:
+    result = CliRunner().invoke(main, ["serve", *ANY_PORTS], env={name: value})
+    assert result.exit_code == 2
+    assert "this version" in result.output
+
+
+def test_json_logs_are_json_each_line() -> None:
+    with serving(*ANY_PORTS, "--log-format", "json") as server:
+        result = server.end(signal.SIGTERM)
+    lines = [json.loads(line) for line in result.stderr.splitlines()]
+    assert [line["event"] for line in lines] == ["serving", "draining", "ended"]
+    assert lines[0]["zap"] == server.zap
+
+
+def test_a_quiet_server_logs_nothing() -> None:
+    with serving(*ANY_PORTS, "--log-level", "warning") as server:
+        assert server.end(signal.SIGTERM).stderr == ""
+
+
+def test_the_ready_line_is_what_scripts_expect() -> None:
+    assert READY.fullmatch("ready zap=127.0.0.1:9999 http=127.0.0.1:7243\n")
+
+
+# --- the command itself -------------------------------------------------------------------------------
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from zapserver.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'trio', 'rich', 'msgspec', 'starlette', 'anycorn'} & set(sys.modules), sys.modules.keys()"
+    )
+    result = python(code)
+    assert result.returncode == 0, result.stderr
+    assert "dead-letters" in result.stdout
+
+
+@pytest.mark.parametrize("missing", ["starlette", "anycorn"])
+def test_serve_without_the_server_extra_says_what_to_install(missing: str) -> None:
+    result = python(f"import sys; sys.modules[{missing!r}] = None; from zapserver.cli import main; main(['serve'])")
+    assert result.returncode == 1
+    assert "pip install 'zaptasks[server]'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", [[], ["workflow"], ["schedule"], ["dead-letters"], ["serve"], ["now"], ["inspect"]])
+def test_every_command_has_help(command: list[str]) -> None:
+    result = CliRunner().invoke(main, [*command, "--help"])
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage: ")
+
+
+# --- commands that talk to a server -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def handlers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("handlers")
+    (directory / "cli_handlers.py").write_text(HANDLERS)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def server(handlers: Path) -> Iterator[str]:
+    """The address of a server with a worker for HANDLERS."""
+    with (
+        serving() as server,
+        started("worker", "cli_handlers", "--zap", server.zap, "--identity", "w1", cwd=handlers) as process,
+    ):
+        yield server.zap
+        process.send_signal(signal.SIGTERM)
+        left = ended(process)
+        assert left.status == 0, left.stderr
+
+
+@pytest.fixture
+def invoke(server: str) -> Invoke:
+    return Invoke(server)
+
+
+class Invoke:
+    """Runs a command in this process against the server."""
+
+    def __init__(self, zap: str) -> None:
+        self._environment = {"TASKS_ZAP": zap}
+
+    def __call__(self, *args: str, input: str | None = None) -> Result:
+        return CliRunner().invoke(main, args, env=self._environment, input=input)
+
+    def ok(self, *args: str, input: str | None = None) -> str:
+        result = self(*args, input=input)
+        assert result.exit_code == 0, result.output
+        return result.stdout.strip()
+
+    def json(self, *args: str) -> object:
+        return json.loads(self.ok(*args, "--json"))
+
+    def refused(self, *args: str) -> str:
+        result = self(*args)
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        assert result.stderr.startswith("Error: ")
+        return result.stderr
+
+
+def test_health(invoke: Invoke) -> None:
+    assert invoke.json("health") == {"service": "tasks", "status": "ok", "namespace": "default"}
+    assert "status     ok" in invoke.ok("health")
+
+
+def test_nobody_there_is_one_clear_line_and_status_1() -> None:
+    result = zaptasks("health", "--zap", "127.0.0.1:1", "--timeout", "0.5")
+    assert (result.status, result.stdout) == (1, "")
+    assert "127.0.0.1:1" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_now_runs_a_task_and_prints_what_it_returned(invoke: Invoke) -> None:
+    assert invoke.ok("now", "greet", '{"name": "ada"}', "--wait") == '"hello ada"'
+    assert invoke.ok("now", "double", "-", "--wait", input="21") == "42"
+
+
+def test_now_prints_the_id_and_a_request_id_makes_a_repeat_harmless(invoke: Invoke) -> None:
+    first = invoke.json("now", "double", "4", "--request-id", "req-1", "--id", "double-4")
+    assert first == invoke.json("now", "double", "4", "--request-id", "req-1", "--id", "double-4")
+    assert invoke.ok("workflow", "result", "double-4") == "8"
+
+
+def test_a_payload_that_is_no_json_says_how_to_write_it(invoke: Invoke) -> None:
+    result = invoke("now", "greet", "{name: ada}")
+    assert result.exit_code == 2
+    assert "is not JSON" in result.output
+
+
+def test_a_failure_is_an_error_and_a_dead_letter_that_can_be_put_back(invoke: Invoke) -> None:
+    text = invoke.refused("now", "refuse", "--id", "refuse-1", "--wait")
+    assert "NoStock" in text
+    letters = invoke.json("dead-letters", "list")
+    assert isinstance(letters, list)
+    assert [(letter["workflow_id"], letter["status"]) for letter in letters] == [("refuse-1", "FAILED")]
+    listed = invoke.ok("dead-letters", "list")
+    assert "out of \\x1b[31mstock" in listed
+    assert "\x1b" not in listed
+    again = invoke.json("dead-letters", "requeue", "refuse-1")
+    assert isinstance(again, dict)
+    assert again["run_id"] != letters[0]["run_id"]
+    assert "NoStock" in invoke.refused("workflow", "result", "refuse-1")
+    assert "not found" in invoke.refused("dead-letters", "requeue", "no-such-task")
+
+
+def test_workflow_commands_show_and_steer_an_execution(invoke: Invoke) -> None:
+    started = invoke.json("workflow", "start", "Order", '"teapot"', "2", "--id", "order-1", "--task-queue", "orders")
+    described = invoke.json("workflow", "describe", "order-1")
+    assert isinstance(started, dict)
+    assert isinstance(described, dict)
+    assert described["run_id"] == started["run_id"]
+    assert (described["kind"], described["status"], described["input"]) == ("workflow", "RUNNING", ["teapot", 2])
+    assert 'input           ["teapot",2]' in invoke.ok("workflow", "describe", "order-1")
+    assert "no worker" in invoke.ok("workflow", "explain", "order-1")
+    invoke.ok("workflow", "signal", "order-1", "paid", '{"cents": 5}')
+    metadata = invoke.json("workflow", "query", "order-1", "__workflow_metadata")
+    assert isinstance(metadata, dict)
+    assert metadata["workflowType"] == "Order"
+    assert "404" in invoke.refused("workflow", "query", "order-1", "state")
+    events = invoke.json("workflow", "history", "order-1")
+    assert isinstance(events, list)
+    assert [event["event_type"].removeprefix("WORKFLOW_EXECUTION_") for event in events] == ["STARTED", "SIGNALED"]
+    assert "SIGNALED" in invoke.ok("workflow", "history", "order-1")
+    invoke.ok("workflow", "terminate", "order-1", "--reason", "sold out")
+    assert "order-1 was terminated" in invoke.refused("workflow", "result", "order-1")
+    assert "is closed" in invoke.ok("workflow", "explain", "order-1")
+    assert "404" in invoke.refused("workflow", "describe", "no-such-order")
+
+
+def test_cancel_reaches_what_nobody_runs(invoke: Invoke) -> None:
+    invoke.ok("now", "nobody.serves", "--id", "waits-1")
+    assert "serves 'nobody.serves'" in invoke.ok("workflow", "explain", "waits-1")
+    invoke.ok("workflow", "cancel", "waits-1", "--reason", "too late")
+    assert "waits-1 was canceled" in invoke.refused("workflow", "result", "waits-1")
+
+
+def test_list_shows_the_newest_first_and_no_more_than_asked_for(invoke: Invoke) -> None:
+    for number in range(3):
+        invoke.ok("workflow", "start", "Listed", "--id", f"listed-{number}", "--task-queue", "nobody")
+    query = "WorkflowType = 'Listed'"
+    rows = invoke.json("workflow", "list", query, "--limit", "2")
+    assert isinstance(rows, list)
+    assert [row["workflow_id"] for row in rows] == ["listed-2", "listed-1"]
+    table = invoke.ok("workflow", "list", query)
+    assert [line.split()[0] for line in table.splitlines()] == ["ID", "listed-2", "listed-1", "listed-0"]
+    assert invoke.ok("workflow", "list", "WorkflowType = 'None'") == "no executions"
+    assert "400" in invoke.refused("workflow", "list", "broken")
+
+
+def test_schedule_commands(invoke: Invoke) -> None:
+    made = invoke.json("schedule", "add", "nightly", "0 3 * * *", "greet", '{"name": "bob"}', "--overlap", "allow")
+    assert isinstance(made, dict)
+    assert (made["spec"], made["starts"], made["overlap"]) == (["0 3 * * *"], "task", "allow")
+    assert "0 3 * * *" in invoke.ok("schedule", "list")
+    invoke.ok("schedule", "pause", "nightly", "--note", "holidays")
+    paused = invoke.json("schedule", "describe", "nightly")
+    assert isinstance(paused, dict)
+    assert (paused["paused"], paused["note"], paused["next"]) == (True, "holidays", [])
+    invoke.ok("schedule", "unpause", "nightly")
+    task = invoke.ok("schedule", "trigger", "nightly")
+    assert invoke.ok("workflow", "result", task) == '"hello bob"'
+    shown = invoke.ok("schedule", "describe", "nightly")
+    assert "T03:00:00" in shown or "03:00:00" in shown
+    invoke.ok("schedule", "delete", "nightly")
+    assert "schedule not found" in invoke.refused("schedule", "describe", "nightly")
+    assert invoke.ok("schedule", "list") == "no schedules"
+
+
+def test_a_schedule_can_start_a_workflow(invoke: Invoke) -> None:
+    made = invoke.json("schedule", "add", "weekly", "168h", "Report", '["all"]', "--workflow", "--paused")
+    assert isinstance(made, dict)
+    assert (made["starts"], made["input"], made["paused"]) == ("workflow", ["all"], True)
+    assert invoke("schedule", "add", "weekly", "168h", "Report", "7", "--workflow").exit_code == 2
+    invoke.ok("schedule", "delete", "weekly")
+
+
+def test_add_makes_the_schedule_of_a_task(invoke: Invoke) -> None:
+    invoke.ok("add", "audit.archive", "1h30m")
+    made = invoke.json("schedule", "describe", "audit.archive")
+    assert isinstance(made, dict)
+    assert (made["type"], made["spec"], made["starts"]) == ("audit.archive", ["1h30m0s"], "task")
+    invoke.ok("schedule", "delete", "audit.archive")
+
+
+@pytest.mark.parametrize("command", [("add", "x"), ("schedule", "add", "x")])
+@pytest.mark.parametrize("spec", ["", "0s", "-5m", "soon", "0 0 30 2 *"])
+def test_a_spec_that_can_never_fire_is_refused_before_any_call(command: tuple[str, ...], spec: str) -> None:
+    result = CliRunner().invoke(
+        main, [*command, "--zap", "127.0.0.1:1", "--", spec, *(["t"] if len(command) > 2 else [])]
+    )
+    assert result.exit_code in (1, 2)
+    assert "Traceback" not in result.output
+
+
+# --- worker -------------------------------------------------------------------------------------------
+
+
+def test_a_worker_finishes_what_runs_before_it_ends(handlers: Path) -> None:
+    async def start_and_end(server: RunningServer, worker: subprocess.Popen[str]) -> object:
+        async with open_client(server.zap) as client:
+            handle = await client.start_task("slow")
+            assert worker.stdout is not None
+            assert await trio.to_thread.run_sync(worker.stdout.readline) == "started\n"
+            worker.send_signal(signal.SIGTERM)
+            return await handle.result()
+
+    with serving() as server, started("worker", "cli_handlers:slow", "--zap", server.zap, cwd=handlers) as worker:
+        assert trio.run(start_and_end, server, worker) == "done"
+        assert ended(worker).status == 0
+
+
+def test_a_worker_serves_plain_functions_of_a_list(handlers: Path) -> None:
+    with serving() as server, started("worker", "cli_handlers:LISTED", "--zap", server.zap, cwd=handlers):
+        result = zaptasks("now", "plain", '{"n": 1}', "--wait", "--zap", server.zap)
+    assert (result.status, result.stdout) == (0, '{"n":1}\n')
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        ("no_such_module", "there is no module 'no_such_module'"),
+        ("cli_handlers:nothing_here", "has no 'nothing_here'"),
+        ("cli_handlers:NOTHING", "holds no handlers"),
+        ("cli_handlers:NUMBER", "holds no handlers"),
+        ("json", "holds no handlers"),
+        (":x", "is no MODULE[:OBJECT]"),
+    ],
+)
+def test_a_worker_without_handlers_says_why(
+    handlers: Path, monkeypatch: pytest.MonkeyPatch, target: str, text: str
+) -> None:
+    monkeypatch.chdir(handlers)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    result = CliRunner().invoke(main, ["worker", target, "--zap", "127.0.0.1:1"])
+    assert result.exit_code == 2
+    assert text in result.output

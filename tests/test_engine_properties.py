@@ -1,0 +1,140 @@
+"""The engine under everything: the whole table of an activity, and random lives of a whole namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import settings
+from tests.helpers.engine_driver import HOUR_MS, Driver, failure
+from tests.helpers.engine_machine import EngineMachine
+
+from zapserver.engine import activities
+from zapserver.engine import commands as c
+from zapserver.engine.commands import ActivityTimeouts
+from zapserver.engine.errors import EngineError
+from zapserver.engine.records import ActivityState
+from zapserver.engine.retry import RetryPolicy
+
+# --- every state meets every input -------------------------------------------------------------------------
+
+
+def _table() -> dict[tuple[str, str], str]:
+    """The table in the docstring of `activities`: from state and input to the state after it."""
+    lines = [line.strip() for line in (activities.__doc__ or "").splitlines() if line.strip().startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    header, body = rows[0], rows[2:]
+    return {(state, row[0]): cell for row in body for state, cell in zip(header[1:], row[1:], strict=True)}
+
+
+class Sweep:
+    """One task in a given state, and everything that can happen to it."""
+
+    def __init__(self, state: str, attempts: int, timeouts: ActivityTimeouts) -> None:
+        self.d = d = Driver()
+        policy = RetryPolicy(
+            initial_interval_ms=HOUR_MS, maximum_attempts=attempts, non_retryable_error_types=("Fatal",)
+        )
+        subscription = "" if state == "SCHEDULED" else d.subscribe(1)
+        self.started = d.submit(retry=policy, timeouts=timeouts)
+        self.activity = next(iter(d.execution(self.started).open_activities.values()))
+        match state:
+            case "BACKOFF":
+                d.fail(d.task())
+            case "STARTED, canceled":
+                d.cancel(self.started)
+            case "CLOSED":
+                d.complete(d.task())
+        if subscription:
+            d.step(c.SetSlots(peer=1, subscription_id=subscription, slots=0))
+        lease = self.activity.lease
+        self.token = f"act|{self.activity.activity_id}|1|none" if lease is None else lease.token
+        if lease is None and d.tasks():
+            self.token = d.task().task_token
+
+    def outcome(self) -> str:
+        execution = self.d.execution(self.started)
+        if execution.status.is_open:
+            return self.activity.state.name
+        assert self.activity.state is ActivityState.CLOSED
+        return "CLOSED" if execution.status.name == "TERMINATED" else execution.status.name
+
+    def fail(self, data: bytes | None = None) -> None:
+        self.d.step(c.FailActivity(token=self.token, failure=failure() if data is None else data))
+
+
+def _fail_with(code: str) -> Callable[[Sweep], object]:
+    return lambda sweep: sweep.fail(failure(code=code))
+
+
+def _advance(sweep: Sweep) -> None:
+    sweep.d.advance(1_000)
+
+
+INPUTS: dict[str, tuple[Callable[[Sweep], object], int, ActivityTimeouts]] = {
+    "a slot is free": (lambda sweep: sweep.d.subscribe(2), 5, ActivityTimeouts()),
+    "the worker completes it": (
+        lambda sweep: sweep.d.step(c.CompleteActivity(token=sweep.token, result=None)),
+        5,
+        ActivityTimeouts(),
+    ),
+    "it fails, attempts left": (lambda sweep: sweep.fail(), 5, ActivityTimeouts()),
+    "it fails, no attempt left": (lambda sweep: sweep.fail(), 1, ActivityTimeouts()),
+    "it fails, not to be retried": (_fail_with("Fatal"), 5, ActivityTimeouts()),
+    "it fails with CanceledError": (_fail_with("CanceledError"), 5, ActivityTimeouts()),
+    "heartbeat": (
+        lambda sweep: sweep.d.step(c.HeartbeatActivity(token=sweep.token, details=None)),
+        5,
+        ActivityTimeouts(),
+    ),
+    "handed back": (lambda sweep: sweep.d.step(c.HandBackTask(token=sweep.token)), 5, ActivityTimeouts()),
+    "worker lost, attempts left": (lambda sweep: sweep.d.lose(1), 5, ActivityTimeouts()),
+    "worker lost, no attempt left": (lambda sweep: sweep.d.lose(1), 1, ActivityTimeouts()),
+    "cancel": (lambda sweep: sweep.d.cancel(sweep.started), 5, ActivityTimeouts()),
+    "the retry is due": (lambda sweep: sweep.d.advance(HOUR_MS), 5, ActivityTimeouts()),
+    "schedule-to-start timeout": (_advance, 5, ActivityTimeouts(schedule_to_start_ms=1_000)),
+    "schedule-to-close timeout": (_advance, 5, ActivityTimeouts(schedule_to_close_ms=1_000)),
+    "start-to-close, attempts left": (_advance, 5, ActivityTimeouts(start_to_close_ms=1_000)),
+    "start-to-close, no attempt left": (_advance, 1, ActivityTimeouts(start_to_close_ms=1_000)),
+    "heartbeat timeout, attempts left": (_advance, 5, ActivityTimeouts(heartbeat_ms=1_000)),
+    "the execution ends": (lambda sweep: sweep.d.terminate(sweep.started), 5, ActivityTimeouts()),
+}
+
+TABLE = _table()
+
+
+def test_the_table_is_whole() -> None:
+    assert {what for _, what in TABLE} == set(INPUTS)
+    assert {state for state, _ in TABLE} == {"SCHEDULED", "BACKOFF", "STARTED", "STARTED, canceled", "CLOSED"}
+    assert len(TABLE) == 5 * len(INPUTS)
+
+
+@pytest.mark.parametrize(("state", "what"), TABLE, ids=lambda item: item)
+def test_a_state_and_an_input_end_as_the_table_says(state: str, what: str) -> None:
+    act, attempts, timeouts = INPUTS[what]
+    if state == "BACKOFF":
+        attempts = 5  # with one attempt there is no backoff to be in
+        if timeouts.schedule_to_close_ms:
+            timeouts = ActivityTimeouts(schedule_to_close_ms=HOUR_MS + 1_000)
+    sweep = Sweep(state, attempts, timeouts)
+    before = (sweep.outcome(), sweep.d.history(sweep.started))
+    expected = TABLE[state, what]
+    if expected == "refused":
+        with pytest.raises(EngineError):
+            act(sweep)
+        assert (sweep.outcome(), sweep.d.history(sweep.started)) == before
+        return
+    if state == "BACKOFF" and timeouts.schedule_to_close_ms:
+        sweep.d.jump(HOUR_MS)
+    act(sweep)
+    if expected == "-":
+        assert (sweep.outcome(), sweep.d.history(sweep.started)) == before
+    else:
+        assert sweep.outcome() == expected
+
+
+# --- random lives -----------------------------------------------------------------------------------------
+
+
+EngineMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestRandomLives = EngineMachine.TestCase
