@@ -25,9 +25,8 @@ from zapserver.demo.night import (
 )
 from zapserver.demo.report import Attempt, read_attempts, span
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 def test_the_demo_ends_well_and_says_what_ran_where_and_how_long_it_took() -> None:
     result = zaptasks("demo")
     assert result.status == 0, result.stdout + result.stderr
@@ -42,6 +41,7 @@ def test_the_demo_ends_well_and_says_what_ran_where_and_how_long_it_took() -> No
     assert len(max(result.stdout.splitlines(), key=len)) <= 160
 
 
+@pytest.mark.slow
 def test_the_demo_shows_bars_in_a_terminal() -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "zapserver.cli", "demo"]
@@ -64,6 +64,7 @@ def test_the_demo_shows_bars_in_a_terminal() -> None:
     assert b"All as expected" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["server", "worker grace"])
 def test_the_demo_fails_when_a_process_dies(victim: str) -> None:
     with started("demo") as process:
@@ -191,6 +192,6 @@ def test_a_journal_line_reads_back() -> None:
     assert read_entry('{"event":"ready","worker":"ada","at":1.5}') == Entry(event="ready", worker="ada", at=1.5)
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.00042, "0.4 ms"), (0.0999, "99.9 ms"), (1.234, "1.23 s")])
+@pytest.mark.parametrize(("seconds", "text"), [(0.00042, "0.4 ms"), (0.0994, "99 ms"), (1.234, "1.2 s")])
 def test_spans_as_people_read_them(seconds: float, text: str) -> None:
     assert span(seconds) == text

@@ -17,6 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -245,61 +246,82 @@ class _Loop:
     def __init__(self, settings: _Settings, local: LocalEngine | None) -> None:
         self._settings = settings
         self._local = local
-        self._started = threading.Event()
-        self._token: trio.lowlevel.TrioToken | None = None
-        self._client: FallbackClient | None = None
+        self._started: Future[trio.lowlevel.TrioToken] = Future()
         self._leave = trio.Event()
-        self._failure: BaseException | None = None
+        self._calls: trio.Nursery | None = None  # None before the beginning and after the end
         self._thread = threading.Thread(target=self._main, name="zaptasks-client", daemon=True)
         self._thread.start()
-        self._started.wait()
-        if self._failure is not None:
-            raise self._failure
+        self._token = self._started.result()
 
     def call(self, method: Callable[..., Awaitable[T]], *args: object) -> T:
+        """Run a method of the client on the loop and wait for what it returns or raises.
+
+        Not `trio.from_thread.run`: that one refuses to be called from another trio loop, where blocking is the
+        caller's choice.
+        """
         if threading.get_ident() == self._thread.ident:
             raise RuntimeError(
                 "a blocking call from the client's own loop would wait for itself: in an `async def` function that this"
                 " client runs, call it with trio.to_thread.run_sync, or make the function a plain `def`"
             )
+        answer: Future[T] = Future()
         try:
-            return trio.from_thread.run(method, self._client, *args, trio_token=self._token)
-        except (trio.RunFinishedError, trio.Cancelled):
-            raise ClientClosed("the client was stopped") from self._failure
+            self._token.run_sync_soon(self._start, answer, method, args)
+        except trio.RunFinishedError:
+            raise ClientClosed("the client was stopped") from None
+        return answer.result()
+
+    def _start(self, answer: Future[T], method: Callable[..., Awaitable[T]], args: tuple[object, ...]) -> None:
+        if self._calls is None:
+            answer.set_exception(ClientClosed("the client was stopped"))
+        else:
+            self._calls.start_soon(self._answer, answer, method, args)
+
+    async def _answer(self, answer: Future[T], method: Callable[..., Awaitable[T]], args: tuple[object, ...]) -> None:
+        try:
+            answer.set_result(await method(self._client, *args))
+        except trio.Cancelled:
+            answer.set_exception(ClientClosed("the client was stopped while this call waited"))
+            raise
+        except Exception as error:
+            answer.set_exception(error)
 
     def _main(self) -> None:
         try:
             trio.run(self._run)
         except BaseException as error:
-            self._failure = error
-            if self._started.is_set():
+            if not self._started.done():
+                self._started.set_exception(error)
+            else:
                 log.error("the client's loop has ended: %r", error, exc_info=error)
-        finally:
-            self._started.set()
 
     async def _run(self) -> None:
         settings = self._settings
-        async with open_fallback_client(
-            zap=settings.zap,
-            url=settings.url,
-            local=self._local,
-            namespace=settings.namespace,
-            task_queue=settings.task_queue,
-            timeout=settings.timeout,
-            identity=settings.identity,
-            ssl_context=settings.ssl_context,
-            shutdown_timeout=settings.shutdown_timeout,
-        ) as client:
-            self._client = client
-            self._token = trio.lowlevel.current_trio_token()
-            self._started.set()
-            await self._leave.wait()
+        async with (
+            open_fallback_client(
+                zap=settings.zap,
+                url=settings.url,
+                local=self._local,
+                namespace=settings.namespace,
+                task_queue=settings.task_queue,
+                timeout=settings.timeout,
+                identity=settings.identity,
+                ssl_context=settings.ssl_context,
+                shutdown_timeout=settings.shutdown_timeout,
+            ) as self._client,
+            trio.open_nursery() as self._calls,
+        ):
+            try:
+                self._started.set_result(trio.lowlevel.current_trio_token())
+                await self._leave.wait()
+            finally:
+                self._calls.cancel_scope.cancel()
+                self._calls = None
 
     def leave(self) -> None:
         """Have the loop end, in its own time."""
-        if self._token is not None:
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._leave.set)
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._leave.set)
 
     def join(self, timeout: float) -> None:
         """Wait for the end, unless this is the loop's own thread."""

@@ -75,9 +75,18 @@ class _Subscription:
     opcode: int
     slots: int
     types: list[str]
-    granted: trio.Event
+    answered: trio.Event
     id: str = ""
     refusal: CallFailed | None = None
+
+    def serves_task(self, name: str) -> bool:
+        return self.opcode == Op.SUBSCRIBE_ACTIVITY_TASKS and name in self.types
+
+    async def wait(self) -> None:
+        """Wait until the server has taken it, or raise the refusal."""
+        await self.answered.wait()
+        if self.refusal is not None:
+            raise self.refusal
 
 
 class _Subscribed(msgspec.Struct, frozen=True):
@@ -162,26 +171,21 @@ class Worker(RefusingHandler):
     async def subscribed(self) -> None:
         """Wait until the server has taken every subscription. Raises `CallFailed` for one that it refuses."""
         for subscription in self._subscriptions:
-            await subscription.granted.wait()
-            if subscription.refusal is not None:
-                raise subscription.refusal
+            await subscription.wait()
 
     async def add_task(self, name: str, function: Function, *, slots: int = 1) -> None:
         """Serve one more type of task, with slots of its own; returns once the server knows.
 
         A name that is served already gets the new function, from the next delivery on, and keeps its slots.
         """
-        is_known = name in self._tasks
         self._tasks[check_name(name, Kind.TASK)] = Handler(name, function)
-        if is_known:
-            return
-        subscription = _Subscription(Op.SUBSCRIBE_ACTIVITY_TASKS, slots, [name], trio.Event())
-        self._subscriptions.append(subscription)
-        if self._line is not None:
-            self._nursery.start_soon(self._subscribe, subscription, self._line)
-        await subscription.granted.wait()
-        if subscription.refusal is not None:
-            raise subscription.refusal
+        subscription = next((known for known in self._subscriptions if known.serves_task(name)), None)
+        if subscription is None:
+            subscription = _Subscription(Op.SUBSCRIBE_ACTIVITY_TASKS, slots, [name], trio.Event())
+            self._subscriptions.append(subscription)
+            if self._line is not None:
+                self._nursery.start_soon(self._subscribe, subscription, self._line)
+        await subscription.wait()
 
     async def _subscribe(self, subscription: _Subscription, line: Line) -> None:
         """Ask until the server grants it or the connection ends."""
@@ -198,14 +202,14 @@ class Worker(RefusingHandler):
                 answer = await line.call(subscription.opcode, request)
                 subscription.id = decode_json(answer, _Subscribed).subscription_id
                 subscription.refusal = None
-                subscription.granted.set()
+                subscription.answered.set()
                 return
             except ConnectionLost:
                 return
             except CallFailed as error:
                 log.error("the server refused to deliver %s from %r: %s", subscription.types, self.task_queue, error)
                 subscription.refusal = error
-                subscription.granted.set()
+                subscription.answered.set()
             except ZapError as error:
                 log.error("subscribing to %r failed: %s", self.task_queue, error)
             await trio.sleep(SUBSCRIBE_AGAIN_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import random
 import ssl
@@ -23,7 +24,8 @@ from zapwire.link_group import LinkGroup, LinkLimits, open_link_group
 from zapwire.link_handler import LinkHandler, RefusingHandler
 from zapwire.tcp import connect_tcp
 
-log = structlog.get_logger(__name__)
+# Not structlog's default, which prints: a library must leave an application's stdout alone.
+log = structlog.wrap_logger(logging.getLogger(__name__))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ share is `link_group.LinkGroup`. An idle link holds no buffer.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import socket
 import ssl
@@ -58,7 +59,8 @@ POLLS_BEFORE_SLEEP: Final = 10
 POLL_PAUSE_MAX: Final = 1023
 """How many reads go without polling after polling failed again and again."""
 
-log = structlog.get_logger(__name__)
+# Not structlog's default, which prints: a library must leave an application's stdout alone.
+log = structlog.wrap_logger(logging.getLogger(__name__))
 
 
 class _Caller(msgspec.Struct, frozen=True, gc=False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 HANDLER_TASKS_MAX: Final = 100
 """Asynchronous handlers that may run at once for one `Handlers`; a call past it is answered 429."""
 
-log = structlog.get_logger(__name__)
+# Not structlog's default, which prints: a library must leave an application's stdout alone.
+log = structlog.wrap_logger(logging.getLogger(__name__))
 
 
 class LinkHandler(Protocol):

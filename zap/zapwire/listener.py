@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -30,7 +31,8 @@ OVERLOAD_PAUSE_SECONDS: Final = 0.1
 _OVERLOAD: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _FATAL: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP, errno.EFAULT})
 
-log = structlog.get_logger(__name__)
+# Not structlog's default, which prints: a library must leave an application's stdout alone.
+log = structlog.wrap_logger(logging.getLogger(__name__))
 
 
 class Listener:
@@ -86,7 +88,7 @@ class Listener:
             except (BlockingIOError, trio.ClosedResourceError):
                 continue
             except OSError as error:
-                if self._closed:
+                if listening.fileno() < 0:
                     return  # it was closed in the tick in which a connection came
                 if error.errno in _FATAL:
                     raise

@@ -146,9 +146,9 @@ def _respond(op: Op, payload: str, note: str = "", *, since: str = V1) -> Opcode
     return Opcode(op, Direction.TO_SERVER, Kind.CALL, Layout.RESPOND, *fields, since, True, note)
 
 
-def _one_way(op: Op, request: str, note: str = "", *, since: str = V1, served: bool = True) -> Opcode:
+def _one_way(op: Op, request: str, note: str = "", *, since: str = V1) -> Opcode:
     fields = tuple(request.split())
-    return Opcode(op, Direction.TO_SERVER, Kind.ONE_WAY, Layout.ENVELOPE, fields, (), since, served, note)
+    return Opcode(op, Direction.TO_SERVER, Kind.ONE_WAY, Layout.ENVELOPE, fields, (), since, True, note)
 
 
 def _push(op: Op, request: str, note: str = "", *, since: str = V1) -> Opcode:
@@ -158,8 +158,10 @@ def _push(op: Op, request: str, note: str = "", *, since: str = V1) -> Opcode:
 
 _RUN: Final = "namespace? workflow_id run_id?"
 _INFO: Final = "workflow_id run_id workflow_type status history_length task_queue start_time? close_time?"
+_SIGNAL: Final = "signal_name signal_input? "
+_PAGE: Final = "page_size? next_page_token?"
 _START: Final = "namespace? workflow_type task_queue? workflow_id? run_id? input? "
-_START_MORE: Final = "retry_policy? workflow_execution_timeout_ms? workflow_run_timeout_ms? memo? search_attributes?"
+_START_MORE: Final = "request_id? retry_policy? timeouts? memo? search_attributes? cron_schedule? identity?"
 _SCHEDULE: Final = "id spec action paused schedule info"
 _SUBSCRIBE: Final = "namespace? task_queue identity? sdk_name? sdk_version? slots? types?"
 
@@ -187,44 +189,45 @@ OPCODES: Final = (
         "the Add client's; options are ours",
     ),
     _call(Op.START_WORKFLOW, _START + _START_MORE, "workflow_id run_id"),
-    _call(Op.SIGNAL_WORKFLOW, _RUN + " signal_name input?", "status"),
+    _call(Op.SIGNAL_WORKFLOW, _RUN + " signal_name input? identity?", "status"),
     _call(Op.CANCEL_WORKFLOW, _RUN + " reason? identity?", _INFO),
     _call(Op.TERMINATE_WORKFLOW, _RUN + " reason? identity?", _INFO),
     _call(Op.DESCRIBE_WORKFLOW, _RUN, "info"),
-    _call(Op.LIST_WORKFLOWS, "namespace? query? page_size? next_page_token?", "executions next_page_token?"),
+    _call(Op.LIST_WORKFLOWS, "namespace? query? " + _PAGE, "executions next_page_token?"),
     _call(
         Op.GET_WORKFLOW_HISTORY,
-        _RUN + " after_event_id? page_size? reverse?",
+        _RUN + " after_event_id? page_size? reverse? signal_name?",
         "events next_cursor",
-        "with signal_name it is the Go SDK's signal-with-start",
+        "with signal_name it is signal-with-start, fields and all",
     ),
     _call(Op.QUERY_WORKFLOW, _RUN + " query_type args? query_args?", "query_result result"),
     _call(Op.RESET_WORKFLOW, _RUN + " event_id? reason? identity?", _INFO),
-    _call(Op.SIGNAL_WITH_START, _START + "signal_name signal_input? request_id?", "workflow_id run_id"),
+    _call(Op.SIGNAL_WITH_START, _START + _SIGNAL + _START_MORE, "workflow_id run_id"),
     _call(
         Op.SCHEDULE_ACTIVITY,
-        _RUN + " task_queue? activity_type input? start_to_close_ms? heartbeat_ms? retry_policy?",
+        _RUN + " task_queue? activity_type input? start_to_close_ms? heartbeat_ms? schedule_to_start_ms?"
+        " schedule_to_close_ms? retry_policy?",
         "activity_task_id task_token",
     ),
     _call(Op.WAIT_ACTIVITY_RESULT, "", "", "retired by the Go system; the result is pushed", served=False),
     _call(Op.START_CHILD_WORKFLOW, "", "", "never served by the Go system", served=False),
     _call(Op.CREATE_SCHEDULE, "namespace? schedule_id schedule", _SCHEDULE),
-    _call(Op.DELETE_SCHEDULE, "namespace? schedule_id?", "status", "without schedule_id it lists"),
-    _call(Op.LIST_SCHEDULES, "namespace? schedule_id?", "schedules", "with schedule_id it deletes"),
+    _call(Op.DELETE_SCHEDULE, "namespace? schedule_id? " + _PAGE, "status", "without schedule_id it lists"),
+    _call(Op.LIST_SCHEDULES, "namespace? schedule_id? " + _PAGE, "schedules", "with schedule_id it deletes"),
     _call(Op.PAUSE_SCHEDULE, "namespace? schedule_id paused? note?", "status"),
     _call(Op.UNPAUSE_SCHEDULE, "namespace? schedule_id schedule?", "status", "with schedule it updates"),
-    _call(Op.TRIGGER_SCHEDULE, "namespace? schedule_id", "status"),
+    _call(Op.TRIGGER_SCHEDULE, "namespace? schedule_id overlap_policy?", "status workflow_id? run_id? reason?"),
     _call(Op.DESCRIBE_SCHEDULE, "namespace? schedule_id", _SCHEDULE),
     _call(
         Op.REGISTER_NAMESPACE, "name? namespaceInfo? description? owner_email? retention_ms?", "namespaceInfo namespace"
     ),
     _call(Op.DESCRIBE_NAMESPACE, "name? namespace?", "namespaceInfo config namespace"),
-    _call(Op.LIST_NAMESPACES, "", "namespaces"),
+    _call(Op.LIST_NAMESPACES, _PAGE, "namespaces next_page_token?"),
     _call(Op.HEALTH, "", "service status namespace"),
     _call(
         Op.AWAIT_EXECUTION,
         _RUN,
-        "workflow_id run_id status result? failure?",
+        "workflow_id run_id status status_name result? failure? reason?",
         "answered when the execution closes",
         since=OURS,
     ),
@@ -232,7 +235,7 @@ OPCODES: Final = (
     _call(Op.LIST_DEAD_LETTERS, "namespace? page_size?", "dead_letters", since=OURS),
     _call(Op.REQUEUE_DEAD_LETTER, _RUN, "workflow_id run_id", since=OURS),
     _respond(Op.HAND_BACK_TASK, "reason?", "a draining worker returns a task; no attempt is charged", since=OURS),
-    _call(Op.EXPLAIN, _RUN, "waits_for", "what an open execution waits for", since=OURS),
+    _call(Op.EXPLAIN, _RUN, "info waits_for", "what an open execution waits for", since=OURS),
     _one_way(Op.GRANT_CREDITS, "subscription_id slots", "changes a subscription's slots", since=OURS),
     _call(Op.SUBSCRIBE_WORKFLOW_TASKS, _SUBSCRIBE, "subscription_id", "slots and types are ours"),
     _call(Op.SUBSCRIBE_ACTIVITY_TASKS, _SUBSCRIBE, "subscription_id", "slots and types are ours"),
@@ -243,7 +246,11 @@ OPCODES: Final = (
         Op.RECORD_ACTIVITY_TASK_HEARTBEAT, "details?", "status 0: go on; 200: the Go SDK reads it as cancel requested"
     ),
     _call(Op.UNSUBSCRIBE_TASKS, "subscription_id", "ok"),
-    _push(Op.DELIVER_WORKFLOW_TASK, "task_token workflow_id run_id workflow_type_name input?"),
+    _push(
+        Op.DELIVER_WORKFLOW_TASK,
+        "task_token workflow_id run_id workflow_type_name input? attempt?",
+        "attempt is ours",
+    ),
     _push(
         Op.DELIVER_ACTIVITY_TASK,
         "task_token workflow_id run_id activity_id activity_type_name input? scheduled_time_ms"

@@ -233,9 +233,9 @@ async def run_night(console: Console) -> bool:
             console.print(f"\nthe last words of {child.name}:", markup=False)
             console.print("\n".join(child.log) or "(none)", markup=False)
         return False
-    console.print("\nWhat ran, how long it waited for a worker, how long it took, and where:\n")
+    console.print("\nWhat ran, how long it waited for a worker and then took (median and maximum), and where:\n")
     console.print(summary_table(attempts))
-    console.print("\nSome of it, attempt by attempt:\n")
+    console.print("\nSome of it, one try at a time:\n")
     console.print(detail_table(attempts, _is_told))
     executions = len({attempt.id for attempt in attempts})
     console.print(

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Literal
 
 from rich.table import Table
 
@@ -27,7 +28,6 @@ class Attempt:
     started: float
     ended: float = 0.0
     end: str = ""
-    text: str = ""
 
     @property
     def waited(self) -> float:
@@ -60,13 +60,13 @@ def read_attempts(entries: Iterable[Entry], submitted: Mapping[str, Sequence[flo
             last[key] = Attempt(entry.id, entry.type, entry.attempt, entry.worker, due, entry.at)
             attempts.append(last[key])
         elif entry.event in ENDS and key in last:
-            last[key].ended, last[key].end, last[key].text = entry.at, entry.event, entry.text
+            last[key].ended, last[key].end = entry.at, entry.event
     return attempts
 
 
 def summary_table(attempts: Sequence[Attempt]) -> Table:
-    """One row for each type of work."""
-    table = _table("WORK", "RUNS", "ATTEMPTS", "WAITED p50", "max", "RAN p50", "max", "ON")
+    """One row for each type of work, with medians and maxima."""
+    table = _table("WORK", "RUNS", "TRIES", "WAITED", "MAX", "RAN", "MAX", "ON")
     for type_ in dict.fromkeys(attempt.type for attempt in attempts):
         of_type = [attempt for attempt in attempts if attempt.type == type_]
         # What waited for the end of a back-off says nothing about the server.
@@ -88,25 +88,27 @@ def summary_table(attempts: Sequence[Attempt]) -> Table:
 
 def detail_table(attempts: Sequence[Attempt], is_shown: Callable[[Attempt], bool]) -> Table:
     """One row for each attempt that is shown, those of one execution together."""
-    table = _table("ID", "WORK", "ATTEMPT", "WAITED", "RAN", "ON", "END")
+    table = _table("ID", "WORK", "TRY", "WAITED", "RAN", "ON", "END")
     ids = dict.fromkeys(attempt.id for attempt in attempts if is_shown(attempt))
     for id in ids:
         for attempt in attempts:
             if attempt.id == id:
-                end = f"{attempt.end}: {attempt.text}" if attempt.text else attempt.end
                 times = span(attempt.waited), span(attempt.ran)
-                table.add_row(id, attempt.type, str(attempt.number), *times, attempt.worker, end)
+                table.add_row(id, attempt.type, str(attempt.number), *times, attempt.worker, attempt.end)
     return table
 
 
 def span(seconds: float) -> str:
-    """A time that people can compare at a glance."""
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
+    """A time that people can compare at a glance, in six characters."""
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1000:.1f} ms" if seconds < 0.01 else f"{seconds * 1000:.0f} ms"
 
 
 def _table(*headings: str) -> Table:
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     for heading in headings:
         is_text = heading in ("ID", "WORK", "ON", "END")
-        table.add_column(heading, justify="left" if is_text else "right", no_wrap=heading != "END")
+        justify: Literal["left", "right"] = "left" if is_text else "right"
+        table.add_column(heading, justify=justify, no_wrap=heading != "ID", overflow="fold")
     return table
