@@ -38,7 +38,6 @@ from zapwire.failure import decode_failure as decode_failure
 from zapwire.failure import encode_failure as encode_failure
 from zapwire.frame import FRAME_BYTES_MAX as FRAME_BYTES_MAX
 from zapwire.frame import FrameDecoder as FrameDecoder
-from zapwire.frame import frame as frame
 from zapwire.handshake import Capability as Capability
 from zapwire.handshake import Hello as Hello
 from zapwire.link import Link as Link
