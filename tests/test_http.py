@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import httpx2
 import pytest
 import trio
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from zapserver import http as http_module
-from zapserver import server as server_module
+from zapserver import http_host
 from zapserver.dispatch import Dispatcher
 from zapserver.engine.commands import ScheduleSpec, StartTask
 from zapserver.engine.records import Execution
@@ -315,6 +318,30 @@ async def test_a_body_without_a_length_is_counted_while_it_arrives(
     assert b"more than 1000 bytes" in answer
 
 
+async def test_a_client_that_goes_on_sending_what_was_refused_is_let_go(nursery: trio.Nursery) -> None:
+    """Its body fills every queue on the way to an app that no longer reads."""
+    is_full = trio.Event()
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await is_full.wait()
+        await Response("no", 413)(scope, receive, send)
+
+    draining = trio.Event()
+    sockets = await http_host.bind_http("127.0.0.1", 0)
+    host, port = sockets[0].getsockname()
+    await nursery.start(http_host.serve_http, refuse, sockets, draining)
+    async with await trio.open_tcp_stream(host, port) as stream:
+        await stream.send_all(request_head("Content-Length: 100000000"))
+        with trio.move_on_after(0.5):
+            while True:
+                await stream.send_all(b"x" * 100_000)
+        is_full.set()
+        with trio.fail_after(5), suppress(trio.BrokenResourceError):
+            while await stream.receive_some():
+                pass
+    draining.set()
+
+
 async def test_a_body_that_does_not_come_is_a_408(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_module, "REQUEST_SECONDS_MAX", 0.05)
     with trio.fail_after(5):
@@ -324,7 +351,7 @@ async def test_a_body_that_does_not_come_is_a_408(server: Server, monkeypatch: p
 
 
 async def test_a_head_that_does_not_come_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "HTTP_IDLE_SECONDS_MAX", 0.05)
+    monkeypatch.setattr(http_host, "IDLE_SECONDS_MAX", 0.05)
     loopback = Address("127.0.0.1", 0)
     async with open_server(Settings(zap=loopback, http=loopback)) as server:
         for start in (b"", b"GET /healthz HTTP/1.1\r\nHos"):

@@ -13,7 +13,7 @@ import trio
 import trustme
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from zapserver import server as server_module
+from zapserver import http_host
 from zapserver.engine.commands import StartTask
 from zapserver.server import StartError, open_server
 from zapserver.settings import Address, Settings, SettingsError, parse_address
@@ -130,8 +130,8 @@ async def _refuses(address: Address, refused: trio.Event) -> None:
 async def test_a_client_that_never_reads_does_not_keep_the_server_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
     if not hasattr(socket, "TCP_USER_TIMEOUT"):
         pytest.skip("this system cannot cut off a peer that does not read")
-    monkeypatch.setattr(server_module, "HTTP_UNREAD_MS_MAX", 200)
-    monkeypatch.setattr(server_module, "HTTP_DRAIN_SECONDS_MAX", 0.1)
+    monkeypatch.setattr(http_host, "UNREAD_MS_MAX", 200)
+    monkeypatch.setattr(http_host, "DRAIN_SECONDS_MAX", 0.1)
 
     async def bind_with_little_room(host: str, port: int, *, backlog: int) -> list[socket.socket]:
         sockets = await bind_tcp(host, port, backlog=backlog)
@@ -139,7 +139,7 @@ async def test_a_client_that_never_reads_does_not_keep_the_server_from_ending(mo
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         return sockets
 
-    monkeypatch.setattr(server_module, "bind_tcp", bind_with_little_room)
+    monkeypatch.setattr(http_host, "bind_tcp", bind_with_little_room)
     with trio.fail_after(20):
         async with open_server(LOCAL) as server:
             deaf = trio.socket.socket()

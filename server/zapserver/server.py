@@ -9,7 +9,6 @@ answers what is in hand. Canceling the block cuts it off.
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import ssl
@@ -17,30 +16,17 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
-from typing import Any, Final, cast
 
-import anycorn
-import structlog
 import trio
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from zapserver.dispatch import Dispatcher
 from zapserver.http import make_app
+from zapserver.http_host import bind_http, serve_http
 from zapserver.namespaces import Namespaces
 from zapserver.settings import Address, Settings
 from zapserver.timer import Timer
 from zaptasks.groups import unwrapped
 from zapwire.listener import open_listener
-from zapwire.tcp import bind_tcp
-
-HTTP_IDLE_SECONDS_MAX: Final = 10.0
-"""How long a connection may take for a request's header, and may stay idle between two requests."""
-HTTP_DRAIN_SECONDS_MAX: Final = 3.0
-HTTP_UNREAD_MS_MAX: Final = 10_000
-"""A client that does not read its answers is cut off by the kernel: the HTTP server itself would wait for ever."""
-HTTP_BACKLOG: Final = 256
-
-log = structlog.get_logger("zapserver")
 
 
 class StartError(Exception):
@@ -75,7 +61,10 @@ async def open_server(
     dispatcher = Dispatcher(Namespaces(settings.namespace, now_ms=clock()), clock=clock)
     with unwrapped():
         async with AsyncExitStack() as stack:
-            http_sockets = await _bind_http(settings.http)
+            try:
+                http_sockets = await bind_http(settings.http.host, settings.http.port)
+            except OSError as error:
+                raise StartError(_cannot_listen("HTTP", settings.http, error)) from None
             for sock in http_sockets:
                 stack.enter_context(sock)
             http_address = Address(*http_sockets[0].getsockname()[:2])
@@ -96,7 +85,7 @@ async def open_server(
             timers.start_soon(Timer(dispatcher).run)
             async with trio.open_nursery() as serving:
                 draining = trio.Event()
-                await serving.start(_serve_http, dispatcher, http_sockets, draining)
+                await serving.start(serve_http, make_app(dispatcher), http_sockets, draining)
                 yield Server(dispatcher, Address(*listener.address), http_address)
                 # Both at once, so that neither takes anything new while the other one ends.
                 draining.set()
@@ -104,65 +93,7 @@ async def open_server(
             timers.cancel_scope.cancel()
 
 
-# --- HTTP ---------------------------------------------------------------------------------------------
-
-
-async def _serve_http(
-    dispatcher: Dispatcher,
-    sockets: list[socket.socket],
-    draining: trio.Event,
-    *,
-    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    config = anycorn.Config()
-    # The sockets are ours, bound already, so that a port in use is known before anything runs.
-    config.bind = [f"fd://{sock.detach()}" for sock in sockets]
-    config.backlog = HTTP_BACKLOG
-    config.keep_alive_timeout = HTTP_IDLE_SECONDS_MAX
-    config.graceful_timeout = HTTP_DRAIN_SECONDS_MAX
-    config.include_server_header = False
-    config.errorlog = _http_logger()
-    # An ASGI app and trio's task status are what anycorn takes; its types spell both differently.
-    app, started = cast(Any, _without_lifespan(make_app(dispatcher))), cast(Any, task_status)
-    await anycorn.serve(app, config, shutdown_trigger=draining.wait, mode="asgi", task_status=started)
-
-
-def _without_lifespan(app: ASGIApp) -> ASGIApp:
-    """Our app has nothing to start or stop. Starlette's own lifespan takes being canceled for a failure to stop,
-    which would hide the exception that the server's block was canceled for."""
-
-    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            await app(scope, receive, send)
-            return
-        for stage in ("startup", "shutdown"):
-            await receive()
-            await send({"type": f"lifespan.{stage}.complete"})
-
-    return serve
-
-
-async def _bind_http(address: Address) -> list[socket.socket]:
-    try:
-        sockets = await bind_tcp(address.host, address.port, backlog=HTTP_BACKLOG)
-    except OSError as error:
-        raise StartError(_cannot_listen("HTTP", address, error)) from None
-    for sock in sockets:
-        # Accepted sockets inherit both.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, HTTP_UNREAD_MS_MAX)
-    return sockets
-
-
 def _cannot_listen(what: str, address: Address, error: OSError) -> str:
     # A name that cannot be resolved is an OSError too, with a number of another kind.
     reason = str(error) if isinstance(error, socket.gaierror) or not error.errno else os.strerror(error.errno)
     return f"{what} address {address} cannot be had: {reason}"
-
-
-def _http_logger() -> logging.Logger:
-    """Its warnings and errors. What it says about every start and request is said better elsewhere."""
-    logger = logging.getLogger("zapserver.http")
-    logger.setLevel(logging.WARNING)
-    return logger

@@ -17,8 +17,7 @@ from zapserver.cli.output import Output
 from zapserver.cli.running import run
 from zapserver.logs import configure_logging
 from zapserver.settings import ZAP_PORT_DEFAULT
-from zaptasks.client import open_client
-from zaptasks.spec import parse_spec
+from zaptasks import open_client, parse_spec
 
 ZAP_DEFAULT = f"127.0.0.1:{ZAP_PORT_DEFAULT}"
 

@@ -7,9 +7,7 @@ from typing import Any
 import click
 
 from zapserver.cli.output import Output, Payload
-from zaptasks.errors import ExecutionError
-from zaptasks.handles import ExecutionHandle
-from zaptasks.records import ExecutionInfo
+from zaptasks import ExecutionError, ExecutionHandle, ExecutionInfo
 
 COLUMNS = {
     "workflow_id": "ID",

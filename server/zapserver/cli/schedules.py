@@ -9,9 +9,8 @@ import click
 from zapserver.cli.connecting import JSON, SPEC, with_client
 from zapserver.cli.executions import print_started
 from zapserver.cli.output import Output, Payload
-from zaptasks.client import AsyncClient
+from zaptasks import AsyncClient, ScheduleInfo, StartTask, StartWorkflow
 from zaptasks.duration import MILLISECOND, format_duration
-from zaptasks.records import ScheduleInfo, StartTask, StartWorkflow
 
 OVERLAPS = ("skip", "allow", "buffer-one")
 COLUMNS = {

@@ -7,7 +7,7 @@ import click
 from zapserver.cli.connecting import JSON, SPEC, with_client
 from zapserver.cli.executions import execution_record, print_result, print_started
 from zapserver.cli.output import Output
-from zaptasks.client import AsyncClient
+from zaptasks import AsyncClient
 
 DEAD_LETTER_COLUMNS = {"workflow_id": "ID", "type": "TYPE", "close_time": "GAVE UP", "error": "ERROR", "input": "INPUT"}
 

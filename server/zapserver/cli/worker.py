@@ -12,9 +12,9 @@ import click
 from zapserver.cli.connecting import zap_options
 from zapserver.cli.running import run
 from zapserver.logs import FORMATS, LEVELS, configure_logging
-from zaptasks.client import open_client
-from zaptasks.handlers import Function, sort_handlers
-from zaptasks.worker import MAX_THREADS, SHUTDOWN_SECONDS, SLOTS, run_worker
+from zaptasks import open_client, run_worker, sort_handlers
+from zaptasks.handlers import Function
+from zaptasks.worker import MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
 
 Functions = dict[str, Function]
 

@@ -11,8 +11,8 @@ import click
 from zapserver.cli.connecting import JSON, with_client
 from zapserver.cli.executions import COLUMNS, execution_record, print_result, print_started
 from zapserver.cli.output import Output
-from zaptasks.client import PAGE_SIZE, AsyncClient
-from zaptasks.records import ExecutionInfo
+from zaptasks import AsyncClient, ExecutionInfo
+from zaptasks.client import PAGE_SIZE
 
 LISTED_DEFAULT = 50
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 import trio
 
-from zaptasks.context import TaskContext, current_task
+from zaptasks import TaskContext, current_task
 
 WORKER_VARIABLE = "ZAPTASKS_DEMO_WORKER"
 """How a worker process knows its name."""

@@ -26,10 +26,8 @@ from zapserver.demo.children import Child, ChildFailed, open_child
 from zapserver.demo.journal import READY, WORKER_VARIABLE, Entry, read_entry
 from zapserver.demo.report import Attempt, detail_table, read_attempts, summary_table
 from zapserver.demo.shop import BANK_VARIABLE
-from zaptasks.client import AsyncClient, open_client
-from zaptasks.errors import TaskCanceled, TaskFailed
+from zaptasks import AsyncClient, RetryPolicy, TaskCanceled, TaskFailed, open_client
 from zaptasks.groups import unwrapped
-from zaptasks.options import RetryPolicy
 from zapwire.errors import ZapError
 
 NIGHT_SECONDS_MAX: Final = 60.0

@@ -11,8 +11,7 @@ import trio
 from zapserver.demo import shop
 from zapserver.demo.journal import WORKER_VARIABLE, tell_ready
 from zapserver.logs import configure_logging
-from zaptasks.client import open_client
-from zaptasks.worker import open_worker
+from zaptasks import open_client, open_worker
 
 
 async def main(address: str) -> None:
