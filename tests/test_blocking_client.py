@@ -433,10 +433,12 @@ def test_the_default_client_is_made_of_the_environment_once(
     client = zaptasks.default()
     assert zaptasks.default() is client
     assert repr(client) == f"<Client of {server.zap} then {server.url}>"
+    assert repr(Client(zap="other:1")) == "<Client of other:1>", "what is given is not mixed with the environment"
+    assert repr(Client(zap="")) == "<Client of this process>"
     assert client.now("nobody").placement is Placement.ZAP
     client.stop()
     heard = Heard()
-    with Client(handler=heard) as mine:
+    with Client(zap="", handler=heard) as mine:
         zaptasks.set_default(mine)
         zaptasks.default().now("mail", 1)
     assert heard.calls == [("mail", 1)]

@@ -9,6 +9,7 @@ import pytest
 
 from zapserver.dispatch import Dispatcher
 from zapserver.namespaces import Namespaces
+from zapserver.requests import PAYLOAD_BYTES_MAX
 from zapwire.body import decode_cbor, encode_cbor
 from zapwire.envelope import (
     FLAG_CBOR,
@@ -22,6 +23,7 @@ from zapwire.envelope import (
 )
 from zapwire.errors import ConnectionLost
 from zapwire.failure import Failure, encode_failure
+from zapwire.frame import FRAME_BYTES_MAX
 from zapwire.opcodes import OPCODES, Op
 
 
@@ -216,6 +218,39 @@ def test_a_cbor_call_gets_a_cbor_answer(server: Server) -> None:
 )
 def test_a_payload_must_be_json(server: Server, payload: bytes, status: int) -> None:
     assert server.submit(server.connect("client"), "t", payload)[0] == status
+
+
+def test_a_payload_is_bounded_so_that_its_delivery_fits_a_frame(server: Server) -> None:
+    worker, client = server.connect("worker"), server.connect("client")
+    server.subscribe(worker)
+    # Quotes double on their way into the JSON string of a delivery: this is the longest delivery there is.
+    payload = b'"' + b'\\"' * ((PAYLOAD_BYTES_MAX - 2) // 2) + b'"'
+    assert server.submit(client, "big", payload)[0] == 200
+    assert len(json.dumps(worker.pushes[0][1])) < FRAME_BYTES_MAX
+    status, body = server.submit(client, "bigger", b'"' + b"x" * PAYLOAD_BYTES_MAX + b'"')
+    assert status == 413
+    assert "4194304" in body["error"]
+    token = worker.pushes[0][1]["task_token"]
+    result = b'"' + b"x" * PAYLOAD_BYTES_MAX + b'"'
+    assert server.respond(worker, Op.RESPOND_ACTIVITY_TASK_COMPLETED, token, result)[0] == 413
+    assert server.respond(worker, Op.RESPOND_ACTIVITY_TASK_COMPLETED, token, b"1")[0] == 200
+
+
+def test_a_page_of_history_ends_before_it_outgrows_a_frame(server: Server) -> None:
+    client = server.connect("client")
+    run = {"workflow_type": "T", "workflow_id": "w"}
+    server.call(client, Op.START_WORKFLOW, run)
+    for _ in range(4):
+        assert server.call(client, Op.SIGNAL_WORKFLOW, {**run, "signal_name": "s", "input": "x" * 3_000_000})[0] == 200
+    seen, cursor = 0, 0
+    while True:
+        status, page, _ = server.call(client, Op.GET_WORKFLOW_HISTORY, {**run, "after_event_id": cursor})
+        assert status == 200
+        seen += len(page["events"])
+        cursor = page["next_cursor"]
+        if not cursor:
+            break
+    assert seen == 5
 
 
 @pytest.mark.parametrize("task_type", ["", "a" * 1001, "a\nb", "a\x00"])

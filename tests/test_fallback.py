@@ -285,6 +285,32 @@ async def test_a_server_that_comes_back_is_used_again_and_each_change_is_logged_
     assert messages[1] == "requests go to the server over ZAP again"
 
 
+async def test_what_http_says_no_to_may_still_be_a_yes_over_zap() -> None:
+    no = 401, '{"error":"who are you?","code":401}'
+    async with open_fake_server() as fake, open_fake_http(lambda path, body: no) as http:
+
+        def lose_the_first(call: Call) -> None:
+            if len(fake.calls_of(Op.TASK_SUBMIT)) == 1:
+                fake.drop_connections()
+            else:
+                call.started()
+
+        fake.answers[Op.TASK_SUBMIT] = lose_the_first
+        async with fallback(fake.zap, http.url) as client:
+            assert (await submit(client)).placement is Placement.ZAP
+
+
+async def test_a_function_that_was_added_runs_a_task_that_has_to_stay() -> None:
+    ran = threading.Event()
+    local = Local()
+    local.engine = LocalEngine()
+    async with open_fake_server({Op.TASK_SCHEDULE: scheduled}) as fake, fallback(fake.zap, "", local) as client:
+        assert await client.add("mail", "1h", ran.set) is Placement.ZAP
+        fake.answers[Op.TASK_SUBMIT] = lambda call: call.answer_raw(encode_submit_reply(503))
+        assert (await submit(client)).placement is Placement.LOCAL
+        assert await trio.to_thread.run_sync(ran.wait, 5)
+
+
 # --- schedules ----------------------------------------------------------------------------------------
 
 
@@ -402,6 +428,33 @@ async def test_a_schedule_that_the_server_refuses_is_told_and_forgotten() -> Non
         await client._zap.health()  # type: ignore[union-attr]
         assert len(fake.calls_of(Op.TASK_SCHEDULE)) == before
     assert not local.engine.remove("tick")
+
+
+async def test_over_http_alone_a_schedule_of_unknown_outcome_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zaptasks.fallback.ASK_AGAIN_SECONDS", (0.001,))
+    local = Local()
+    async with open_fake_http(lambda path, body: None) as http, fallback("", http.url, local) as client:
+        with pytest.raises(OutcomeUnknown):
+            await client.add("audit", "90s", print)
+        assert len(http.posts) == 2
+    assert not local.engine.remove("audit")
+
+
+async def test_a_schedule_that_stays_because_it_is_refused_is_offered_again_and_said_once(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with open_fake_server() as fake:
+        address = fake.zap
+    local = Local()
+    async with fallback(address, "", local) as client:
+        assert await client.add("audit", "1h", print) is Placement.LOCAL
+        refusal = encode_submit_reply(404, b'{"error":"namespace not registered"}')
+        answers = {Op.TASK_SCHEDULE: lambda call: call.answer_raw(refusal)}
+        async with open_fake_server(answers, port=int(address.rpartition(":")[2])) as fake:
+            await fake.call_of(Op.TASK_SCHEDULE, 3)
+            fake.answers[Op.TASK_SCHEDULE] = scheduled
+            await fake.call_of(Op.SUBSCRIBE_ACTIVITY_TASKS)
+    assert len([message for message in caplog.messages if "does not take schedule" in message]) == 1
 
 
 async def test_over_http_alone_the_schedule_is_made_and_it_is_said_who_has_to_run_it(

@@ -29,6 +29,7 @@ from tests.helpers.link_peers import (
 from trio.testing import MockClock
 
 from zapwire.client_link import open_link
+from zapwire.envelope import Envelope
 from zapwire.errors import BadHandshake, ConnectionLost, OutcomeUnknown, ZapError
 from zapwire.frame import FRAME_BYTES_MAX, KIND_REQUEST, KIND_RESPONSE, call_frame, frame
 from zapwire.handshake import Hello, encode_hello
@@ -266,6 +267,31 @@ async def test_a_peer_that_calls_and_never_reads_is_read_no_more_and_then_droppe
             await trio.sleep(1)
         assert "read nothing for 10 s" in str(recorder.ends[0])
         assert MIB < max(waiting) < 2 * MIB
+
+
+async def test_many_large_answers_at_once_reach_a_peer_that_reads() -> None:
+    """Calls of one read whose answers are a hundred MiB together are handled as fast as the peer reads."""
+    answers = 30
+    most = 0
+
+    class Large(Recorder):
+        def on_call(self, link: Link, request_id: int, envelope: Envelope, message: bytes) -> None:
+            nonlocal most
+            link.reply(request_id, 200, bytes(4 * MIB) if envelope.opcode == HOLD else envelope.body)
+            most = max(most, link.outbox_bytes)
+
+    async with (
+        open_listener("127.0.0.1", 0, Large(), node_id="server") as listener,
+        neighbor(listener) as works,
+        raw_client(listener) as peer,
+    ):
+        await peer.say_hello("hungry")
+        await peer.hear_hello()
+        await peer.send(b"".join(framed_call(number, HOLD) for number in range(answers)))
+        for number in range(answers):
+            assert decode_reply(await peer.payload())[:2] == (number, 200)
+            await works()
+    assert most < 6 * MIB
 
 
 async def test_a_peer_that_is_pushed_to_and_never_reads_is_dropped_at_the_bound() -> None:

@@ -56,6 +56,7 @@ class Dispatcher:
         self._links: dict[PeerKey, _Peer] = {}
         self._last_peer_key = 0
         self._announced_deadline_ms: int | None = None
+        self._deadline_moved = False
 
     # --- what a link tells ---------------------------------------------------------------------------
 
@@ -136,6 +137,7 @@ class Dispatcher:
                 namespace.engine.step(Tick(), now_ms)
                 self._perform(namespace)
         self._announced_deadline_ms = self.next_deadline_ms()
+        self._deadline_moved = False
 
     def submit(self, command: Command[R], namespace: str = "") -> R:
         """One step for a caller without a connection, such as the HTTP routes. Raises `EngineError`."""
@@ -179,6 +181,7 @@ class Dispatcher:
     def _perform(self, namespace: Namespace | None) -> None:
         if namespace is None:
             return
+        self._note_deadline(namespace)
         for effect in namespace.engine.take_effects():
             match effect:
                 case Closed():
@@ -203,11 +206,17 @@ class Dispatcher:
         if peer is not None and peer.link.owes(request_id):
             peer.link.reply_raw(request_id, message)
 
-    def _announce_deadline(self) -> None:
-        deadline_ms = self.next_deadline_ms()
+    def _note_deadline(self, namespace: Namespace) -> None:
+        """Only the namespace that a step touched can have an earlier deadline: the others are not asked."""
+        deadline_ms = namespace.engine.next_deadline_ms()
         announced = self._announced_deadline_ms
         if deadline_ms is not None and (announced is None or deadline_ms < announced):
             self._announced_deadline_ms = deadline_ms
+            self._deadline_moved = True
+
+    def _announce_deadline(self) -> None:
+        if self._deadline_moved:
+            self._deadline_moved = False
             self.on_deadline_moved()
 
 

@@ -117,7 +117,7 @@ class _Routes:
     async def start_task(self, request: Request) -> Response:
         body = await _read_body(request, TaskBody)
         call = self._call(request)
-        started = start_task(call, body.workflow_type, requests.payload(body.input), body)
+        started = start_task(call, body.workflow_type, requests.payload(body.input, "input"), body)
         return _json({"workflow_id": started.workflow_id, "run_id": started.run_id, "is_new": started.is_new})
 
     async def put_schedule(self, request: Request) -> Response:
@@ -134,9 +134,9 @@ class _Routes:
                     task_queue=requests.fallback_queue(task.task_queue),
                     is_task=True,
                     workflow_id=task.workflow_id,
-                    input=requests.payload(task.input),
+                    input=requests.payload(task.input, "input"),
                     retry_policy=None if task.retry_policy is None else task.retry_policy.policy(),
-                    memo=requests.payload(task.memo),
+                    memo=requests.payload(task.memo, "memo", requests.SMALL_PAYLOAD_BYTES_MAX),
                 ),
             )
         )

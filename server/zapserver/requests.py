@@ -20,7 +20,7 @@ from zapserver.engine.commands import (
     ScheduleSpec,
     WorkflowTimeouts,
 )
-from zapserver.engine.errors import Invalid
+from zapserver.engine.errors import Invalid, TooLarge
 from zapserver.engine.retry import RetryPolicy
 from zapserver.engine.views import PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX
 from zapwire.frame import Buffer
@@ -30,6 +30,8 @@ FALLBACK_TASK_QUEUE = "ats"
 """What Go's Add/Now client hard-codes over HTTP. It names no queue over ZAP, so both mean the default one."""
 
 _ABSENT = msgspec.Raw(b"")
+_EMPTY_TEXT = msgspec.Raw(b'""')
+"""Base64 of nothing."""
 
 
 class Named(msgspec.Struct):
@@ -287,7 +289,7 @@ class ActionBody(msgspec.Struct):
             task_queue=self.task_queue or DEFAULT_TASK_QUEUE,
             is_task=self.is_task,
             workflow_id=self.workflow_id,
-            input=payload(self.input),
+            input=payload(self.input, "input"),
             retry_policy=None if self.retry_policy is None else self.retry_policy.policy(),
         )
 
@@ -344,43 +346,64 @@ class DeadLetterRequest(ExecutionRequest):
 # --- payloads --------------------------------------------------------------------------------------
 
 
-def payload(raw: msgspec.Raw) -> Payload | None:
-    """A payload cut loose from the frame that it came in; None when the key was absent."""
-    return raw.copy() if raw else None
+PAYLOAD_BYTES_MAX = 4 * 1024 * 1024
+"""The longest payload. It travels to workers as a JSON string, up to twice as long, and must fit a frame of 10 MiB."""
+
+SMALL_PAYLOAD_BYTES_MAX = 256 * 1024
+"""The longest heartbeat detail or memo: they travel beside a payload."""
 
 
-def json_payload(data: Buffer, what: str) -> Payload | None:
+def payload(raw: msgspec.Raw, what: str, bytes_max: int = PAYLOAD_BYTES_MAX) -> Payload | None:
+    """A payload cut loose from the frame that it came in; None when the key was absent.
+
+    Raises `TooLarge`.
+    """
+    return _bounded(raw.copy(), what, bytes_max) if raw else None
+
+
+def json_payload(data: Buffer, what: str, bytes_max: int = PAYLOAD_BYTES_MAX) -> Payload | None:
     """A payload that came as bytes of its own (a result, a detail list). It must be one JSON value.
 
-    Raises `Invalid`: what is not JSON could not be passed on inside a JSON body.
+    Raises `TooLarge`, and `Invalid`: what is not JSON could not be passed on inside a JSON body.
     """
     text = bytes(data)
     if not text:
         return None
+    found = _bounded(Payload(text), what, bytes_max)
     if not is_json(text):
         raise Invalid(f"the {what} is not JSON: {text[:60]!r}")
-    return Payload(text)
+    return found
 
 
-def base64_or_json(raw: msgspec.Raw) -> Payload | None:
+def base64_or_json(raw: msgspec.Raw, what: str) -> Payload | None:
     """A payload that Go's SDK sends as base64 of JSON text, and others as plain JSON.
 
     A string that is base64 of valid JSON counts as such; any other value is itself. So "abcd", whose
     base64 reading is no JSON, stays the string that it is.
     """
-    if not raw:
+    if not raw or raw == _EMPTY_TEXT:
         return None
-    text = bytes(raw)
+    return _bounded(_base64_or_json(bytes(raw)), what, PAYLOAD_BYTES_MAX)
+
+
+def _base64_or_json(text: bytes) -> Payload:
     if text[:1] == b'"':
         try:
             inner = base64.b64decode(msgspec.json.decode(text, type=str), validate=True)
         except (binascii.Error, ValueError):
             return Payload(text)
-        if not inner:
-            return None
         if is_json(inner):
             return Payload(inner)
     return Payload(text)
+
+
+def _bounded(found: Payload, what: str, bytes_max: int) -> Payload:
+    if len(found) > bytes_max:
+        raise TooLarge(
+            f"the {what} has {len(found)} bytes; at most {bytes_max} are allowed:"
+            " keep it elsewhere and send where it is"
+        )
+    return found
 
 
 def is_json(text: bytes) -> bool:

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from zapserver.engine.effects import Closed
 from zapserver.engine.executions import rfc3339
 from zapserver.engine.records import Event, Execution, Schedule
 from zapserver.engine.retry import RetryPolicy
 from zapserver.engine.views import Waiting
 from zapserver.namespaces import ACTIONS_PER_SECOND_DEFAULT, Namespace
+from zapwire.failure import Failure, decode_failure, encode_failure
 
 NAMESPACE_REGISTERED = 1
+LISTED_FAILURE_BYTES_MAX = 4_096
 
 
 def info(execution: Execution) -> dict[str, Any]:
@@ -56,6 +60,18 @@ def full_info(execution: Execution) -> dict[str, Any]:
         shape["cancel_reason"] = execution.cancel_reason
     if execution.close_reason:
         shape["close_reason"] = execution.close_reason
+    return shape
+
+
+def dead_letter(execution: Execution) -> dict[str, Any]:
+    """With its failure, shortened: a list of a thousand must fit one answer. `full_info` has all of it."""
+    shape = info(execution)
+    if execution.failure is not None:
+        shape["failure"] = execution.failure
+        if len(execution.failure) > LISTED_FAILURE_BYTES_MAX:
+            read = decode_failure(execution.failure)
+            short = Failure(message=read.message[:500], code=read.code[:100], non_retryable=read.non_retryable)
+            shape["failure"] = msgspec.Raw(encode_failure(short))
     return shape
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from zapserver import requests, shapes
 from zapserver.calls.context import DEFERRED, Call, Handler
 from zapserver.engine.commands import (
@@ -29,7 +31,11 @@ from zapserver.requests import (
     payload,
 )
 from zapserver.visibility import parse_query
+from zapwire.body import encode_json
 from zapwire.opcodes import Op
+
+PAGE_BYTES_MAX = 4 * 1024 * 1024
+"""A page of history ends here, however few events it has: the answer must fit a frame."""
 
 
 def start(call: Call, request: StartRequest) -> object:
@@ -39,16 +45,16 @@ def start(call: Call, request: StartRequest) -> object:
             task_queue=request.queue,
             workflow_id=request.workflow,
             run_id=request.run,
-            input=payload(request.input),
+            input=payload(request.input, "input"),
             request_id=request.request_id,
             retry_policy=None if request.retry_policy is None else request.retry_policy.policy(),
             timeouts=request.workflow_timeouts(),
             cron_schedule=request.cron_schedule,
-            memo=payload(request.memo),
+            memo=payload(request.memo, "memo", requests.SMALL_PAYLOAD_BYTES_MAX),
             search_attributes=request.search_attributes,
             identity=request.identity or call.peer_name,
             signal_name=request.signal,
-            signal_input=payload(request.signal_input),
+            signal_input=payload(request.signal_input, "signal_input"),
         )
     )
     return {"run_id": started.run_id, "workflow_id": started.workflow_id}
@@ -71,7 +77,7 @@ def _signal(call: Call, request: SignalRequest) -> object:
             workflow_id=request.workflow,
             run_id=request.run,
             signal_name=request.signal,
-            input=payload(request.input),
+            input=payload(request.input, "input"),
             identity=request.identity,
         )
     )
@@ -146,7 +152,15 @@ def _history_or_signal_with_start(call: Call, request: HistoryRequest) -> object
         limit=requests.page_size(request.page_size),
         reverse=request.reverse,
     )
-    return {"events": [shapes.event(item) for item in events], "next_cursor": cursor}
+    shown: list[msgspec.Raw] = []
+    size = 0
+    for item in events:
+        encoded = encode_json(shapes.event(item))
+        size += len(encoded)
+        if shown and size > PAGE_BYTES_MAX:
+            return {"events": shown, "next_cursor": events[len(shown) - 1].event_id}
+        shown.append(msgspec.Raw(encoded))
+    return {"events": shown, "next_cursor": cursor}
 
 
 def _query(call: Call, request: QueryRequest) -> object:
@@ -156,7 +170,7 @@ def _query(call: Call, request: QueryRequest) -> object:
             run_id=request.run,
             query_type=request.type,
             waiter=call.waiter,
-            args=payload(request.args) or payload(request.query_args),
+            args=payload(request.args, "args") or payload(request.query_args, "query_args"),
             timeout_ms=request.timeout_ms,
         )
     )

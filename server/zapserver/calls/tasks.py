@@ -27,7 +27,7 @@ def start_task(call: Call, task_type: str, body: msgspec.Raw | None, options: Ta
             request_id=options.request_id,
             retry_policy=None if options.retry_policy is None else options.retry_policy.policy(),
             timeouts=options.timeouts(),
-            memo=payload(options.memo),
+            memo=payload(options.memo, "memo", requests.SMALL_PAYLOAD_BYTES_MAX),
             identity=options.identity or call.peer_name,
         )
     )
@@ -84,7 +84,7 @@ def _started(started: Started) -> bytes:
 
 def _list_dead_letters(call: Call, request: DeadLetterRequest) -> object:
     letters = call.namespace.engine.views.dead_letters(limit=requests.page_size(request.page_size))
-    return {"dead_letters": [shapes.full_info(execution) for execution in letters]}
+    return {"dead_letters": [shapes.dead_letter(execution) for execution in letters]}
 
 
 def _requeue_dead_letter(call: Call, request: DeadLetterRequest) -> object:

@@ -26,6 +26,7 @@ from zapserver.engine.commands import (
 )
 from zapserver.engine.errors import Invalid, NotFound
 from zapserver.requests import (
+    SMALL_PAYLOAD_BYTES_MAX,
     AnswerQueryRequest,
     ScheduleActivityRequest,
     SubscribeRequest,
@@ -36,7 +37,6 @@ from zapserver.requests import (
 from zapwire.body import decode_json
 from zapwire.envelope import decode_respond, encode_ack
 from zapwire.errors import BadBody
-from zapwire.failure import DECODE_ERROR, decode_failure, encode_failure
 from zapwire.frame import Buffer
 from zapwire.opcodes import Op
 
@@ -86,7 +86,7 @@ def _schedule_activity(call: Call, request: ScheduleActivityRequest) -> object:
             run_id=request.run,
             type=request.activity_type,
             task_queue=request.task_queue,
-            input=base64_or_json(request.input),
+            input=base64_or_json(request.input, "input"),
             timeouts=request.activity_timeouts(),
             retry_policy=None if request.retry_policy is None else request.retry_policy.policy(),
         )
@@ -102,7 +102,7 @@ def scoped_token(token: str, call: Call) -> str:
 def _answer_query(call: Call, request: AnswerQueryRequest) -> object:
     if not request.token:
         raise Invalid("token required")
-    result = base64_or_json(request.result)
+    result = base64_or_json(request.result, "result")
     call.step(AnswerQuery(peer=call.peer, token=request.token, result=result, error=request.error))
     return {"ok": True}
 
@@ -140,7 +140,7 @@ def _command(body: _CommandBody) -> WorkflowCommand:
     if kind is WorkflowCommandKind.COMPLETE:
         return WorkflowCommand(kind=kind, payload=json_payload(_base64(body.result, "result"), "result"))
     failure = _base64(body.failure, "failure")
-    return WorkflowCommand(kind=kind, payload=Payload(_failure(failure)) if failure else None)
+    return WorkflowCommand(kind=kind, payload=Payload(failure) if failure else None)
 
 
 def _activity_task_completed(open_call: CallOpener, message: bytes) -> bytes:
@@ -151,13 +151,13 @@ def _activity_task_completed(open_call: CallOpener, message: bytes) -> bytes:
 
 def _activity_task_failed(open_call: CallOpener, message: bytes) -> bytes:
     call, token, data = _respond(open_call, message)
-    call.step(FailActivity(token=token, failure=_failure(data)))
+    call.step(FailActivity(token=token, failure=bytes(data)))
     return _ACKNOWLEDGED
 
 
 def _heartbeat(open_call: CallOpener, message: bytes) -> bytes:
     call, token, data = _respond(open_call, message)
-    beaten = call.step(HeartbeatActivity(token=token, details=json_payload(data, "details")))
+    beaten = call.step(HeartbeatActivity(token=token, details=json_payload(data, "details", SMALL_PAYLOAD_BYTES_MAX)))
     # Go's SDK reads the status byte as "cancel requested", so that "no" has to be status 0.
     return encode_ack(200 if beaten.cancel_requested else 0)
 
@@ -180,12 +180,6 @@ def _respond(open_call: CallOpener, message: bytes) -> tuple[Call, str, Buffer]:
         return open_call(namespace), token, data
     except (Invalid, NotFound):
         raise NotFound("task token not found") from None
-
-
-def _failure(data: Buffer) -> bytes:
-    """A failure that everybody can read: what is none becomes a `DecodeError` that says so."""
-    read = decode_failure(data)
-    return encode_failure(read) if read.code == DECODE_ERROR else bytes(data)
 
 
 def _base64(text: str | None, what: str) -> bytes:

@@ -55,6 +55,13 @@ class LimitReached(EngineError):
     code = "limit_reached"
 
 
+class TooLarge(EngineError):
+    """A payload above its bound; the message names both."""
+
+    status = 413
+    code = "too_large"
+
+
 class QueryFailed(EngineError):
     """The worker answered a query with an error."""
 

@@ -77,7 +77,7 @@ def start_task(s: State, command: StartTask, now_ms: int, *, schedule_id: str = 
         first_start_ms=now_ms,
         memo=command.memo,
         identity=command.identity,
-        retry_policy=(command.retry_policy or TASK_RETRY).normalized(),
+        retry_policy=TASK_RETRY if command.retry_policy is None else command.retry_policy.normalized(),
         activity_timeouts=command.timeouts or TASK_TIMEOUTS,
         schedule_id=schedule_id,
     )
