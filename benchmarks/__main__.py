@@ -1,6 +1,6 @@
 """`make bench`: every figure of design section 9 that this version has, with its floor, in one run.
 
-    python -m benchmarks [--quick] [--json FILE]
+    python -m benchmarks [--quick | --smallest] [--json FILE]
 
 A figure means little alone: machines differ, and a shared one differs by the minute. So the floors (a bare
 blocking echo and a bare trio echo of the same sizes) run first and again last, and each latency also stands
@@ -26,12 +26,15 @@ from rich.table import Table
 IN_FLIGHT = (1, 8, 32, 64, 256)
 WORKERS = (1, 10, 100)
 
+CALLS_MIN = 512
+"""The smallest size: two calls for each of 256 in flight."""
 
-def plan(scale: float, connections: int) -> list[Callable[[], Figures]]:
+
+def plan(scale: float) -> list[Callable[[], Figures]]:
     """The measurements of a full run, in order; `scale` shrinks their sizes."""
 
     def size(full: int) -> int:
-        return max(int(full * scale), 50)
+        return max(int(full * scale), CALLS_MIN)
 
     return [
         lambda: blocking_echo(size(10_000)),
@@ -47,7 +50,7 @@ def plan(scale: float, connections: int) -> list[Callable[[], Figures]]:
 def run(scale: float, connections: int, say: Callable[[str], None]) -> dict[str, object]:
     """Measure everything and return it as a document."""
     rows: list[Figures] = []
-    for measure in plan(scale, connections):
+    for measure in plan(scale):
         rows.append(measure())
         say(f"{rows[-1].name}: p50 {rows[-1].p50_us:.0f} us, {rows[-1].rate:,.0f}/s")
     say(f"memory of {connections:,} idle connections")
@@ -82,10 +85,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__.splitlines()[0] if __doc__ else ""
     )
-    parser.add_argument("--quick", action="store_true", help="a tenth of the sizes: to see that it runs")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="a tenth of the sizes, for a first look")
+    size.add_argument("--smallest", action="store_true", help="the smallest sizes, to see that it runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     arguments = parser.parse_args()
-    scale, connections = (0.1, 100) if arguments.quick else (1.0, 1_000)
+    scale, connections = (1.0, 1_000)
+    if arguments.quick:
+        scale, connections = (0.1, 100)
+    elif arguments.smallest:
+        scale, connections = (0.0, 20)
     document = run(scale, connections, lambda line: print(line, file=sys.stderr, flush=True))
     Console().print(table(document))
     if arguments.json:

@@ -1,0 +1,33 @@
+"""The benchmarks at their smallest sizes: that they run, and that their figures can be figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from benchmarks.__main__ import main, plan
+from benchmarks.floors import Figures, figures
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_every_measurement_runs_and_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "bench.json"
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--smallest", "--json", str(target)])
+    main()
+    document = json.loads(target.read_text())
+    rows = {row["name"]: row for row in document["figures"]}
+    assert len(document["figures"]) == len(plan(1.0))
+    for name in ("bare blocking echo", "bare trio echo", "now to handler started", "submit, 64 in flight"):
+        assert rows[name]["calls"] > 0
+    for row in document["figures"]:
+        assert 0 < row["p50_us"] <= row["p99_us"]
+        assert row["rate"] > 0
+        assert row["ratio"] == pytest.approx(row["p50_us"] / document["floor_p50_us"])
+    assert document["idle_connection_bytes"] > 0
+
+
+def test_figures_are_the_median_the_99th_percentile_and_the_rate() -> None:
+    durations = [float(number) for number in range(1, 1001)]
+    assert figures("x", durations[::-1], 0.5) == Figures("x", 1000, 501e6, 991e6, 2000.0)
