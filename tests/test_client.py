@@ -173,8 +173,9 @@ async def test_a_dead_letter_is_listed_and_runs_again() -> None:
         with pytest.raises(TaskFailed):
             await handle.result()
         [letter] = await client.dead_letters()
-        assert (letter.workflow_id, letter.input, letter.is_dead_letter) == (handle.workflow_id, "x", True)
+        assert (letter.workflow_id, letter.is_dead_letter) == (handle.workflow_id, True)
         assert isinstance(letter.error, TaskFailed)
+        assert (await client.get_handle(letter.workflow_id).describe()).input == "x"
         again = await client.requeue_dead_letter(letter.workflow_id, letter.run_id)
         assert await again.result() == "x"
         assert await client.dead_letters() == []

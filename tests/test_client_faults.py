@@ -80,6 +80,13 @@ async def test_a_payload_that_cannot_be_encoded_names_the_part_and_sends_nothing
         assert fake.calls_of(Op.TASK_SUBMIT) == []
 
 
+async def test_a_memo_that_is_no_memo_is_refused() -> None:
+    async with open_fake_server() as fake, client_of(fake) as client:
+        with pytest.raises(PayloadError, match="at most 262144"):
+            await client.now("x", memo={"all": "x" * 300_000})
+        assert fake.calls_of(Op.TASK_SUBMIT) == []
+
+
 async def test_a_payload_in_a_circle_is_an_error_and_no_endless_loop() -> None:
     circle: list[object] = []
     circle.append(circle)

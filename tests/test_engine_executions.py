@@ -228,11 +228,12 @@ def test_a_retry_policy_starts_new_runs_after_the_backoff() -> None:
     d.subscribe_workflows(1)
     policy = RetryPolicy(initial_interval_ms=1_000, maximum_attempts=3)
     first = d.start(workflow_id="w", retry=policy)
+    assert "attempt" not in d.execution(first).history[0].attributes
     waits = []
     for attempt in (1, 2):
         d.fail_run(d.run())
         following = d.views.execution("w")
-        assert following.attempt == attempt + 1
+        assert following.attempt == following.history[0].attributes["attempt"] == attempt + 1
         (waiting,) = d.views.explain("w")
         assert waiting.reason == f"attempt {attempt + 1} backs off"
         failed_ms = d.now_ms

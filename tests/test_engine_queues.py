@@ -224,8 +224,10 @@ def test_slots_out_of_range_are_refused(slots: int) -> None:
 
 
 def test_subscriptions_are_bounded_and_checked() -> None:
-    d = Driver(limits=Limits(subscriptions_per_peer_max=1))
-    subscription = d.subscribe(1)
+    d = Driver(limits=Limits(subscriptions_per_peer_max=1, types_per_subscription_max=2))
+    subscription = d.subscribe(1, types=["a", "b"])
+    many = c.Subscribe(peer=2, kind=QueueKind.ACTIVITY, task_queue="q", types=frozenset("abc"))
+    assert "3 types; at most 2" in d.refused(many, LimitReached)
     d.refused(c.Subscribe(peer=1, kind=QueueKind.ACTIVITY, task_queue="q"), LimitReached)
     d.refused(c.Subscribe(peer=2, kind=QueueKind.ACTIVITY, task_queue=""), Invalid)
     d.refused(c.Subscribe(peer=2, kind=QueueKind.ACTIVITY, task_queue="\t"), Invalid)

@@ -131,6 +131,8 @@ def test_missed_cron_slots_are_counted_and_the_latest_is_acted_on() -> None:
     assert [task.workflow_id for task in d.tasks()] == ["report-2026-01-01T00:10:00Z"]
     assert schedule.missed == 9
     assert schedule.next_ms == START_MS + 11 * MINUTE_MS
+    d.jump(2 * MINUTE_MS - 30_000)
+    assert d.task().workflow_id == "report-2026-01-01T00:12:00Z", "a slot that is due this very millisecond counts"
 
 
 def test_a_clock_that_jumps_a_year_costs_little_and_finds_the_latest_slot() -> None:

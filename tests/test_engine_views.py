@@ -9,7 +9,7 @@ from zapserver.engine import Limits
 from zapserver.engine import commands as c
 from zapserver.engine.commands import Status
 from zapserver.engine.effects import Closed
-from zapserver.engine.errors import LimitReached, NotFound
+from zapserver.engine.errors import Conflict, LimitReached, NotFound
 from zapserver.engine.retry import RetryPolicy
 
 FEW = RetryPolicy(initial_interval_ms=1_000, maximum_interval_ms=4_000, maximum_attempts=3)
@@ -65,6 +65,19 @@ def test_an_abandon_of_another_peer_changes_nothing() -> None:
     d.step(c.AbandonWait(waiter="mine", peer=9))
     d.cancel(started)
     assert len(d.told("mine")) == 1
+
+
+def test_a_waiter_waits_for_one_thing_at_a_time() -> None:
+    """A peer may reuse the number of a call that is not answered yet; it gets a refusal, not a second answer."""
+    d = Driver()
+    d.subscribe(1)
+    first, second = d.submit(), d.submit()
+    d.wait(first, "w")
+    for started in (first, second):
+        d.refused(c.AwaitExecution(workflow_id=started.workflow_id, waiter="w", peer=9), Conflict)
+    d.complete(d.tasks()[1])
+    d.complete(d.tasks()[0])
+    assert len(d.told("w")) == 1
 
 
 def test_waits_of_one_connection_are_bounded() -> None:

@@ -27,7 +27,7 @@ from .errors import (
 from .fallback import Placement, Submission
 from .handlers import activity, sort_handlers, task
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
-from .local import LocalEngine, NoHandler
+from .local import EngineStopped, LocalEngine, NoHandler, QueueFull
 from .options import RetryPolicy, Seconds
 from .records import (
     ExecutionInfo,
@@ -56,6 +56,7 @@ __all__ = [
     "ClientClosed",
     "ConnectionLost",
     "Cron",
+    "EngineStopped",
     "ExecutionError",
     "ExecutionHandle",
     "ExecutionInfo",
@@ -71,6 +72,7 @@ __all__ = [
     "OutcomeUnknown",
     "PayloadError",
     "Placement",
+    "QueueFull",
     "RemoteError",
     "RetryPolicy",
     "ScheduleInfo",

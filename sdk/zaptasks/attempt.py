@@ -238,4 +238,7 @@ def _failed(failure: Failure) -> tuple[int, bytes]:
 
 
 def _moment(time_ms: int) -> datetime | None:
-    return datetime.fromtimestamp(time_ms / 1000, UTC) if time_ms else None
+    try:
+        return datetime.fromtimestamp(time_ms / 1000, UTC) if time_ms else None
+    except (OverflowError, ValueError, OSError):  # a server whose clock is beyond all calendars
+        return None

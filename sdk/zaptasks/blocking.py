@@ -66,7 +66,8 @@ class Client:
 
     `zap` ("host:port") is tried first, then `url` ("http://host:port"), then this process; with `fallback="none"` the
     last step raises `NotSent` instead. What decides, and what happens when an answer is lost, stands in `fallback`.
-    Without `zap` and `url` everything runs here. `handler(type, payload)` runs the tasks that stay here.
+    If neither is given they are taken from `TASKS_ZAP` and `TASKS_URL`; where those are empty too, or "" was given,
+    everything runs here. `handler(type, payload)` runs the tasks that stay here.
 
     The client connects in the background when it is first used, and goes on trying for as long as it lives. Every
     method may be called from any thread. A client that was used does not survive a fork: make one in each process.
@@ -89,6 +90,8 @@ class Client:
     ) -> None:
         if fallback not in ("local", "none"):
             raise ValueError(f'fallback is {fallback!r}: it must be "local" or "none"')
+        if zap is None and url is None:
+            zap, url = os.environ.get("TASKS_ZAP"), os.environ.get("TASKS_URL")
         if zap:
             parse_address(zap)
         self._settings = _Settings(
@@ -98,7 +101,7 @@ class Client:
             namespace=namespace,
             task_queue=check_name(task_queue, Kind.TASK),
             timeout=to_seconds(timeout, "timeout"),
-            identity=identity or default_identity(),
+            identity=identity,
             ssl_context=ssl_context,
             shutdown_timeout=to_seconds(shutdown_timeout, "shutdown_timeout"),
         )
@@ -136,7 +139,7 @@ class Client:
         request = TaskRequest.make(
             type,
             payload,
-            identity=self._settings.identity,
+            identity=self._settings.identity or default_identity(),  # now: the process may have been forked
             task_queue=self._settings.task_queue,
             request_id=request_id,
             retry_policy=retry_policy,
@@ -346,7 +349,7 @@ def default() -> Client:
     global _default, _default_pid
     with _default_lock:
         if _default is None or _default_pid != os.getpid():
-            _default = Client(os.environ.get("TASKS_URL"), os.environ.get("TASKS_ZAP"))
+            _default = Client()
             _default_pid = os.getpid()
         return _default
 

@@ -32,7 +32,8 @@ from .errors import ClientClosed
 from .groups import unwrapped
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
 from .options import RetryPolicy, Seconds, to_ms, to_seconds
-from .payloads import encode_arguments, encode_optional
+from .pages import Pages
+from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_arguments, encode_optional
 from .records import (
     Acknowledged,
     ClosedExecution,
@@ -61,7 +62,7 @@ Schedules: TypeAlias = list[ScheduleInfo]
 Namespaces: TypeAlias = list[NamespaceInfo]
 
 PAGE_SIZE: Final = 100
-"""Executions that one call of `list` and `dead_letters` fetches."""
+"""Executions that one call fetches, unless it is told otherwise."""
 
 
 class AsyncClient:
@@ -186,9 +187,12 @@ class AsyncClient:
         )
         await self._call_raw(message, Op.TASK_SCHEDULE, Acknowledged)
 
-    async def dead_letters(self) -> Executions:
-        """The tasks that failed for good, oldest first, with their input and failure."""
-        request = {"page_size": PAGE_SIZE}
+    async def dead_letters(self, limit: int = PAGE_SIZE) -> Executions:
+        """The tasks that failed for good, oldest first; at most `limit`, up to 1,000.
+
+        With their failures, of which the longest may be cut off; a handle's `describe` has everything.
+        """
+        request = {"page_size": limit}
         return (await self.call(Op.LIST_DEAD_LETTERS, request, ExecutionPage)).dead_letters
 
     async def requeue_dead_letter(self, id: str, run_id: str = "") -> TaskHandle:
@@ -296,7 +300,7 @@ class AsyncClient:
                 workflow_run_ms=to_ms(run_timeout, "run_timeout"),
             ),
             cron_schedule=cron,
-            memo=encode_optional(memo, f"the memo of {type!r}"),
+            memo=encode_optional(memo, f"the memo of {type!r}", SMALL_PAYLOAD_BYTES_MAX),
             search_attributes=encode_optional(search_attributes, f"the search attributes of {type!r}"),
             identity=self.identity,
         )
@@ -305,21 +309,19 @@ class AsyncClient:
         """A handle for an execution that exists already, task or workflow. Makes no call."""
         return WorkflowHandle(self, id, run_id)
 
-    async def list(self, query: str = "", *, page_size: int = PAGE_SIZE) -> AsyncIterator[ExecutionInfo]:
+    def list(self, query: str = "", *, page_size: int = PAGE_SIZE) -> AsyncIterator[ExecutionInfo]:
         """Tasks and workflows, newest first, fetched page by page while you iterate.
 
         `query` is such as `WorkflowType = 'Order' AND ExecutionStatus = 'Running'`, or `Kind = 'task'`; a query that
         cannot be read is a `CallFailed` with status 400.
         """
-        token = ""
-        while True:
+
+        async def fetch(token: str) -> tuple[Executions, str]:
             request = {"query": query, "page_size": page_size, "next_page_token": token}
             page = await self.call(Op.LIST_WORKFLOWS, request, ExecutionPage)
-            for info in page.executions:
-                yield info
-            token = page.next_page_token
-            if not token:
-                return
+            return page.executions, page.next_page_token
+
+        return Pages(fetch, "")
 
     # --- schedules -----------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import msgspec
 
 from zapwire.errors import ZapError
 
-from .payloads import encode_payload
+from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_payload
 
 _current: ContextVar[TaskContext] = ContextVar("zaptasks.current_task")
 
@@ -123,7 +123,8 @@ class TaskContext:
         """Say that this attempt is alive, and remember `details` for the next attempt.
 
         Cheap: the worker sends the latest one as often as the heartbeat timeout needs, at most once a second without
-        one. Without details the earlier ones stand. Raises `PayloadError` for details that JSON cannot carry.
+        one. Without details the earlier ones stand. Raises `PayloadError` for details that JSON cannot carry, and
+        for more than 256 KiB of it.
         """
         self._beat(details or self._details, self._progress)
 
@@ -141,7 +142,7 @@ class TaskContext:
 
     def _beat(self, details: tuple[object, ...], progress: dict[str, object] | None) -> None:
         said = list(details) if progress is None else [*details, progress]
-        encoded = encode_payload(said, f"the heartbeat of {self.type!r}")
+        encoded = encode_payload(said, f"the heartbeat of {self.type!r}", SMALL_PAYLOAD_BYTES_MAX)
         self._details, self._progress = details, progress
         self._send(encoded)
 

@@ -16,10 +16,10 @@ from __future__ import annotations
 import enum
 import logging
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
@@ -33,6 +33,8 @@ from .worker import Worker, open_worker
 
 if TYPE_CHECKING:
     from .http_fallback import HttpFallback
+
+T = TypeVar("T")
 
 log = logging.getLogger("zaptasks.client")
 
@@ -77,6 +79,8 @@ class _Added:
     function: Function
     is_durable: bool = False
     """A server has it, or may have it."""
+    refusal: str = ""
+    """What the server said when it was offered in vain."""
 
 
 class FallbackClient:
@@ -147,11 +151,8 @@ class FallbackClient:
             submission = await self._submit_over_http(request)
             if submission is not None:
                 return submission
-        except ConnectionLost:
-            pass
-        except CallFailed as error:
-            if not _is_away(error):
-                raise
+        except (ConnectionLost, CallFailed):
+            pass  # what HTTP says about a task that went over ZAP counts only when it is a yes
         try:
             started = await zap.submit(request)
         except ConnectionLost:
@@ -159,22 +160,11 @@ class FallbackClient:
         return Submission(Placement.ZAP, request.request_id, started.workflow_id, started.run_id)
 
     async def _submit_over_http(self, request: TaskRequest) -> Submission | None:
-        if self._http is None:
+        http = self._http
+        if http is None:
             return None
-        unknown: OutcomeUnknown | None = None
-        for pause in (*ASK_AGAIN_SECONDS, None):
-            try:
-                started = await self._http.submit(request)
-                return Submission(Placement.HTTP, request.request_id, started.workflow_id, started.run_id)
-            except OutcomeUnknown as error:
-                unknown = error
-            except NotSent:
-                if unknown is None:
-                    raise
-            if pause is not None:
-                await trio.sleep(pause)
-        assert unknown is not None
-        raise unknown
+        started = await _until_known(lambda: http.submit(request))
+        return Submission(Placement.HTTP, request.request_id, started.workflow_id, started.run_id)
 
     # --- schedules -----------------------------------------------------------------------------------
 
@@ -186,6 +176,8 @@ class FallbackClient:
         before = self._added.get(name)
         wanted = _Added(name, spec, function, is_durable=before is not None and before.is_durable)
         self._added[name] = wanted
+        if self._local is not None:
+            self._local.register(name, function)  # for a `now` that has to stay here
         try:
             return await self._place(wanted)
         except BaseException:
@@ -211,7 +203,7 @@ class FallbackClient:
                 return Placement.ZAP
         if self._http is not None:
             try:
-                await self._http.put_task_schedule(wanted.name, wanted.spec, task_queue=self._task_queue)
+                await self._place_over_http(self._http, wanted)
             except (ConnectionLost, CallFailed) as error:
                 if not _is_away(error):
                     raise
@@ -219,24 +211,27 @@ class FallbackClient:
                 wanted.is_durable = wanted.is_durable or isinstance(error, OutcomeUnknown)
             else:
                 self._note(Placement.HTTP, away)
-                self._moved_to_server(wanted)
-                if self._zap is None:
-                    log.warning(
-                        "the server has schedule %r, and this process cannot run it: firings are delivered over ZAP,"
-                        " and no ZAP address is configured. A worker that serves %r runs them",
-                        wanted.name,
-                        wanted.name,
-                    )
                 return Placement.HTTP
-        if wanted.is_durable:
+        if wanted.is_durable and self._zap is not None:
             log.warning("schedule %r may be on the server already and is not run here: %s", wanted.name, away)
-            return Placement.ZAP if self._zap is not None else Placement.HTTP
-        if self._local is None:
+            return Placement.ZAP
+        if self._local is None or wanted.is_durable:
             raise away or NotSent("there is no server to keep schedules: give a ZAP address or a URL")
         self._note(Placement.LOCAL, away)
-        self._local.register(wanted.name, wanted.function)
         self._local.add(wanted.name, wanted.spec, wanted.function)
         return Placement.LOCAL
+
+    async def _place_over_http(self, http: HttpFallback, wanted: _Added) -> None:
+        name = wanted.name
+        await _until_known(lambda: http.put_task_schedule(name, wanted.spec, task_queue=self._task_queue))
+        self._moved_to_server(wanted)
+        if self._zap is None:
+            log.warning(
+                "the server has schedule %r, and this process cannot run it: firings are delivered over ZAP, and no ZAP"
+                " address is configured. A worker that serves %r runs them",
+                name,
+                name,
+            )
 
     async def _place_on_zap(self, zap: AsyncClient, wanted: _Added) -> None:
         await zap.put_task_schedule(wanted.name, wanted.spec, task_queue=self._task_queue)
@@ -273,7 +268,9 @@ class FallbackClient:
         except ConnectionLost:
             return True  # the next connection begins anew
         except ZapError as error:
-            log.warning("the server does not take schedule %r: %s", name, error)
+            if str(error) != wanted.refusal:
+                wanted.refusal = str(error)
+                log.warning("the server does not take schedule %r: %s", name, error)
             return False
         return True
 
@@ -316,9 +313,25 @@ class FallbackClient:
         if placement is Placement.ZAP:
             log.info("requests go to the server over ZAP again")
         elif placement is Placement.HTTP:
-            log.warning("requests go to %s over HTTP: %s", self._http, away)
+            log.warning("requests go to %s over HTTP: %s", self._http, away or "the answer over ZAP was lost")
         else:
             log.warning("requests stay in this process: %s", away or "no server is configured")
+
+
+async def _until_known(request: Callable[[], Awaitable[T]]) -> T:
+    """Make a request over HTTP that is harmless to repeat; again, a few times, while its outcome is unknown."""
+    unknown: OutcomeUnknown | None = None
+    for pause in (0.0, *ASK_AGAIN_SECONDS):
+        await trio.sleep(pause)
+        try:
+            return await request()
+        except OutcomeUnknown as error:
+            unknown = error
+        except NotSent:
+            if unknown is None:
+                raise
+    assert unknown is not None
+    raise unknown
 
 
 def _is_away(error: ZapError) -> bool:

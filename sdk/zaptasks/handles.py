@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-import msgspec
-
 from zapwire.body import decode_json
 from zapwire.opcodes import Op
 
+from .pages import Pages
 from .payloads import encode_arguments, encode_optional
 from .records import (
     Acknowledged,
@@ -72,17 +71,15 @@ class ExecutionHandle:
         """Where it stands, with its input, and its result or failure once it has one."""
         return (await self._client.call(Op.DESCRIBE_WORKFLOW, self._run(), Described)).info
 
-    async def history(self) -> AsyncIterator[HistoryEvent]:
-        """Everything that happened to it so far, oldest first, fetched page by page."""
-        after = 0
-        while True:
+    def history(self) -> AsyncIterator[HistoryEvent]:
+        """Everything that happened to it so far, oldest first, fetched page by page while you iterate."""
+
+        async def fetch(after: int) -> tuple[list[HistoryEvent], int]:
             request = self._run(after_event_id=after, page_size=HISTORY_PAGE_EVENTS)
             page = await self._client.call(Op.GET_WORKFLOW_HISTORY, request, HistoryPage)
-            for event in page.events:
-                yield event
-            after = page.next_cursor
-            if not after:
-                return
+            return page.events, page.next_cursor
+
+        return Pages(fetch, 0)
 
     async def explain(self) -> list[Waiting]:
         """What it waits for: a worker, a retry, a timer. Empty once it is closed."""
@@ -134,8 +131,3 @@ class WorkflowHandle(ExecutionHandle):
         request = self._end(reason) | {"event_id": event_id}
         started = await self._client.call(Op.RESET_WORKFLOW, request, Started, repeat=False)
         return WorkflowHandle(self._client, self.workflow_id, started.run_id)
-
-
-def decoded(raw: msgspec.Raw | None) -> Any:
-    """A payload as plain values; None when it is absent."""
-    return msgspec.json.decode(raw) if raw else None

@@ -23,12 +23,15 @@ PAYLOAD_BYTES_MAX: Final = 4 * 1024 * 1024
 """Go's protocol hands a payload on as text inside JSON, where quotes and backslashes double: this much still
 fits a frame of 10 MiB, with everything around it."""
 
+SMALL_PAYLOAD_BYTES_MAX: Final = 256 * 1024
+"""Memos and heartbeat details: they come along wherever a task is listed or delivered again."""
 
-def encode_payload(value: object, what: str) -> bytes:
+
+def encode_payload(value: object, what: str, bytes_max: int = PAYLOAD_BYTES_MAX) -> bytes:
     """Encode `value` as JSON; `what` is its name in errors, such as "the payload of 'email.send'".
 
     Raises `PayloadError` for what JSON cannot carry, with the type and the path of the offending part, and for
-    more than 4 MiB.
+    more than `bytes_max`.
     """
     try:
         payload = encode_json(value)
@@ -37,18 +40,18 @@ def encode_payload(value: object, what: str) -> bytes:
         raise PayloadError(
             f"{what} cannot be sent as JSON: {path} is of type {_type_name(culprit)}: {reason}", path=path
         ) from None
-    if len(payload) > PAYLOAD_BYTES_MAX:
+    if len(payload) > bytes_max:
         raise PayloadError(
-            f"{what} is {len(payload)} bytes of JSON; at most {PAYLOAD_BYTES_MAX} can be sent:"
+            f"{what} is {len(payload)} bytes of JSON; at most {bytes_max} can be sent:"
             " store the data elsewhere and send where it is",
             path="$",
         )
     return payload
 
 
-def encode_optional(value: object, what: str) -> msgspec.Raw | None:
+def encode_optional(value: object, what: str, bytes_max: int = PAYLOAD_BYTES_MAX) -> msgspec.Raw | None:
     """The same for a value that is part of a request; None stays absent."""
-    return None if value is None else msgspec.Raw(encode_payload(value, what))
+    return None if value is None else msgspec.Raw(encode_payload(value, what, bytes_max))
 
 
 def encode_arguments(args: tuple[object, ...], what: str) -> msgspec.Raw:

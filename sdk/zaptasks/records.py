@@ -85,6 +85,7 @@ class ExecutionInfo(_Record, frozen=True, kw_only=True):
     search_attributes: dict[str, Any] = {}
     schedule_id: str = ""
     cancel_reason: str = ""
+    close_reason: str = ""
     is_dead_letter: bool = msgspec.field(default=False, name="dead_letter")
     raw_failure: msgspec.Raw = msgspec.field(default=msgspec.Raw(b""), name="failure")
 
@@ -95,7 +96,7 @@ class ExecutionInfo(_Record, frozen=True, kw_only=True):
     @property
     def error(self) -> ExecutionError | None:
         """What `result()` raises for this execution; None while it is open, and if it completed."""
-        return error_of(self.workflow_id, self.run_id, self.status, self.raw_failure, self.cancel_reason)
+        return error_of(self.workflow_id, self.run_id, self.status, self.raw_failure, self.close_reason)
 
 
 def error_of(

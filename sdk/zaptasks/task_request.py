@@ -13,7 +13,7 @@ from zapwire.envelope import encode_task_submit
 
 from .handlers import Kind, check_name
 from .options import RetryPolicy, Seconds, to_ms
-from .payloads import encode_optional, encode_payload
+from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_optional, encode_payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class TaskRequest:
             schedule_to_start_ms=to_ms(schedule_to_start, "schedule_to_start"),
             schedule_to_close_ms=to_ms(schedule_to_close, "schedule_to_close"),
             heartbeat_ms=to_ms(heartbeat_timeout, "heartbeat_timeout"),
-            memo=encode_optional(memo, f"the memo of {type!r}"),
+            memo=encode_optional(memo, f"the memo of {type!r}", SMALL_PAYLOAD_BYTES_MAX),
         )
         body = b"" if payload is None else encode_payload(payload, f"the payload of {type!r}")
         return cls(type, body, request_id, options)

@@ -236,7 +236,7 @@ class Worker(RefusingHandler):
             return
         try:
             delivery = decoder.decode(envelope.body)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             log.error("a delivery of the server cannot be read: opcode 0x%02X: %s", envelope.opcode, error)
             return
         match delivery:

@@ -26,8 +26,9 @@ log = structlog.wrap_logger(logging.getLogger(__name__))
 class LinkHandler(Protocol):
     """Plain calls, made while the bytes of one read are handled; none may block.
 
-    What they write, to any link of the same listener or client, leaves together after `batch_end`. Calls
-    never nest: no method is called from within another, whatever the handler does to links.
+    What they write, to any link of the same listener or client, is gathered and leaves after `batch_end` at the
+    latest: nothing waits for it, so write only what may be known already. Calls never nest: no method is called
+    from within another, whatever the handler does to links.
     """
 
     def connected(self, link: Link) -> None:
@@ -45,7 +46,7 @@ class LinkHandler(Protocol):
         """A one-way message; ignore one that you do not know. If this raises, one line is logged."""
 
     def batch_end(self, link: Link) -> None:
-        """Everything that one read brought was handled: the place to commit. If this raises, the connection ends."""
+        """What one read brought was handled: the place to commit. If this raises, the connection ends."""
 
     def disconnected(self, link: Link, error: ZapError) -> None:
         """The connection has ended, and why. Called once, last. Only for a link that was `connected`."""

@@ -15,8 +15,10 @@ from zapwire.frame import CORRELATION_BYTES, KIND_REQUEST, PREFIX_BYTES, split_c
 from zapwire.link_group import LinkGroup
 
 SEND_BYTES_MAX: Final = 256 * 1024
-"""The most that is joined for one send; more than a socket's buffer takes would be copied for nothing."""
+"""The most that is gathered, and joined for one send: more than a socket's buffer takes would be copied for nothing."""
 
+import os
+GATHER=int(os.environ.get("GATHER","100000"))
 WOULD_BLOCK: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """What a non-blocking socket raises, with and without TLS, when it cannot go on now."""
 
@@ -28,7 +30,7 @@ class Outbox:
     call made alone. Every later one is gathered and leaves with the others at the end of the batch or in the
     next trio tick: those are the many calls in flight. A task exists only while the kernel's buffer is full.
 
-    `fail` is called once, when the peer does not read.
+    `fail` is called when the peer does not read; the connection must then be closed.
     """
 
     __slots__ = (
@@ -63,13 +65,18 @@ class Outbox:
         self._progress: trio.Event | None = None  # somebody waits for this to shrink
 
     def write(self, frame: bytes) -> None:
-        """Send a frame, now or soon. After the end it is only kept, as never sent."""
+        """Send a frame, now or soon."""
         waiting = self.bytes
         self._frames.append(frame)
         self.bytes = waiting + len(frame)
-        if self._marked or self._draining:
+        if self._draining:
             if waiting > self._group.limits.outbox_bytes and not self._closed:
                 self._fail(ConnectionLost(f"the peer does not read: {waiting} bytes wait for it"))
+        elif self.bytes > SEND_BYTES_MAX:
+            self._send()
+        elif self._marked:
+            if len(self._frames) >= GATHER:
+                self._send()
         elif self.heard and not self._group.flusher.batches:
             self.heard = False
             self._send()
@@ -157,7 +164,7 @@ class Outbox:
             self._send()
         self._tell_progress()
 
-    async def below(self, size: int) -> None:
+    async def below(self, size: float) -> None:
         """Wait until no more than `size` bytes wait here, or nothing leaves any more."""
         while self.bytes > size and self._draining and not self._closed:
             if self._progress is None:
@@ -178,14 +185,17 @@ class Outbox:
                 return True
         return False
 
-    def close(self) -> set[int]:
+    def stop(self) -> None:
+        """Send nothing more: the socket is about to be closed."""
+        self._closed = True
+        self._tell_progress()
+
+    def clear(self) -> set[int]:
         """Drop what waits; returns the request ids of the calls that never left, not even in part."""
         never_sent = {request_id for frame in self._frames if (request_id := _request_id(frame)) is not None}
-        self._closed = True
         self._frames.clear()
         self._torn = None
         self.bytes = 0
-        self._tell_progress()
         return never_sent
 
 

@@ -32,7 +32,7 @@ means for the execution is decided in `executions`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from zapserver.engine import matching
 from zapserver.engine.commands import ActivityTimeouts, Payload, QueueKind, Status
@@ -47,8 +47,7 @@ from zapwire.failure import CANCELED_ERROR, TIMEOUT_ERROR, Failure, decode_failu
 HISTORY_FULL_ERROR = "HistoryFull"
 
 
-@dataclass(slots=True, frozen=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """How an activity ended."""
 
     activity: Activity

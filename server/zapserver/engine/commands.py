@@ -216,7 +216,10 @@ class QueryExecution(Command[Payload | None], frozen=True):
 
 
 class AwaitExecution(Command[bool], frozen=True):
-    """True when the execution is closed already; else a `Closed` effect follows for `waiter`."""
+    """A `Closed` effect follows for `waiter`: with this step, and the answer is True, when it is closed already.
+
+    A waiter, which names a call, waits for one thing at a time.
+    """
 
     workflow_id: str
     waiter: Waiter

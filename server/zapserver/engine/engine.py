@@ -170,6 +170,11 @@ def _complete_workflow_task(s: State, command: c.CompleteWorkflowTask, now_ms: i
 def _subscribe(s: State, command: c.Subscribe, now_ms: int) -> c.Subscribed:
     check_name("task queue", command.task_queue, s.limits)
     slots = _slots(s, s.limits.slots_max if command.slots is None else command.slots)
+    types = 0 if command.types is None else len(command.types)
+    if types > s.limits.types_per_subscription_max:
+        raise LimitReached(
+            f"a subscription to {types} types; at most {s.limits.types_per_subscription_max} are allowed"
+        )
     peer = s.peers.get(command.peer)
     if peer is not None and len(peer.subscriptions) >= s.limits.subscriptions_per_peer_max:
         raise LimitReached(f"this connection has {len(peer.subscriptions)} subscriptions, the limit")

@@ -571,9 +571,10 @@ def wait_for_close(s: State, execution: Execution, waiter: Waiter, peer_key: Pee
         s.effects.append(closed_effect(execution, waiter))
         return True
     peer = s.peers.get(peer_key)
-    waits = 0 if peer is None else len(peer.waiting)
-    if waits >= s.limits.waits_per_peer_max:
-        raise LimitReached(f"this connection waits for {waits} executions already, the limit")
+    if peer is not None and waiter in peer.waiting:
+        raise Conflict(f"{waiter!r} waits for {peer.waiting[waiter].workflow_id!r} already; a call waits for one thing")
+    if peer is not None and len(peer.waiting) >= s.limits.waits_per_peer_max:
+        raise LimitReached(f"this connection waits for {len(peer.waiting)} executions already, the limit")
     execution.waiters[waiter] = peer_key
     s.peer(peer_key).waiting[waiter] = execution
     return False

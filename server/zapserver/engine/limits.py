@@ -10,7 +10,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Workflow ids, run ids, types, queue names: longer ones are a mistake, and they are kept."""
 
     open_executions_max: int = 1_000_000
-    """About 2 KiB each in memory."""
+    """About 3 KiB each in memory, with a small payload."""
 
     closed_executions_max: int = 100_000
     """How many closed executions the in-memory engine remembers; the oldest are forgotten first."""
@@ -22,6 +22,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     subscriptions_per_peer_max: int = 10_000
     """A subscription for each `add` of a process, with room to spare."""
+
+    types_per_subscription_max: int = 1_000
+    """Each costs an entry in the queue's index, and work whenever the worker becomes idle or busy."""
 
     waits_per_peer_max: int = 100_000
     """Calls of one connection that wait for an execution to close."""
