@@ -32,12 +32,20 @@ class FakeLink:
 
     def __init__(self, node_id: str) -> None:
         self.node_id = node_id
+        self.outbox_bytes = 0
+        self.when_read: list[Any] = []
         self.replies: dict[int, bytes] = {}
         self.pushes: list[tuple[int, dict[str, Any]]] = []
         self._owed: set[int] = set()
 
     def owe(self, request_id: int) -> None:
         self._owed.add(request_id)
+
+    def start_soon(self, function: Any, *args: Any) -> None:
+        self.when_read.append((function, args))
+
+    async def wait_sent(self, size: int) -> None:
+        assert self.outbox_bytes <= size
 
     def owes(self, request_id: int) -> bool:
         return request_id in self._owed
@@ -234,6 +242,33 @@ def test_a_payload_is_bounded_so_that_its_delivery_fits_a_frame(server: Server) 
     result = b'"' + b"x" * PAYLOAD_BYTES_MAX + b'"'
     assert server.respond(worker, Op.RESPOND_ACTIVITY_TASK_COMPLETED, token, result)[0] == 413
     assert server.respond(worker, Op.RESPOND_ACTIVITY_TASK_COMPLETED, token, b"1")[0] == 200
+
+
+async def test_a_backlog_of_large_payloads_goes_out_as_the_worker_reads(server: Server) -> None:
+    worker, client = server.connect("worker"), server.connect("client")
+    for _ in range(20):
+        server.submit(client, "big", b'"' + b"x" * 1_000_000 + b'"')
+    worker.outbox_bytes = 10_000_000  # it does not read
+    server.subscribe(worker)
+    assert len(worker.pushes) == 3
+    assert (
+        "have yet to read"
+        in server.call(client, Op.EXPLAIN, {"workflow_id": last_open(server, client)})[1]["waits_for"][0]["reason"]
+    )
+    server.subscribe(worker, types=["big"])  # another subscription of the same connection is no way around
+    assert len(worker.pushes) == 3
+    worker.outbox_bytes = 0
+    [(function, args)] = worker.when_read
+    await function(*args)
+    assert len(worker.pushes) == 20
+    tokens = {push["task_token"] for _, push in worker.pushes}
+    assert len(tokens) == 20
+
+
+def last_open(server: Server, link: FakeLink) -> str:
+    executions = server.call(link, Op.LIST_WORKFLOWS, {})[1]["executions"]
+    identity: str = executions[0]["workflow_id"]
+    return identity
 
 
 def test_a_page_of_history_ends_before_it_outgrows_a_frame(server: Server) -> None:

@@ -224,6 +224,13 @@ def test_a_trigger_that_cannot_start_is_refused_and_leaves_no_trace() -> None:
     d.refused(c.TriggerSchedule(schedule_id="report"), LimitReached)
 
 
+def test_a_request_id_that_makes_no_sense_is_not_buffered_either() -> None:
+    d = _with_worker()
+    d.schedule(every(HOUR_MS), overlap=Overlap.BUFFER_ONE)
+    _trigger(d)
+    d.refused(c.TriggerSchedule(schedule_id="report", request_id="\0"), Invalid)
+
+
 def test_a_failed_run_of_a_schedule_is_a_dead_letter_that_can_run_again() -> None:
     d = _with_worker()
     schedule = d.schedule(every(HOUR_MS), overlap=Overlap.SKIP)

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
 from tests.helpers.engine_driver import HOUR_MS, Driver, failure
 from tests.helpers.engine_machine import EngineMachine
 
-from zapserver.engine import activities
+from zapserver.engine import activities, executions, workflow_tasks
 from zapserver.engine import commands as c
 from zapserver.engine.commands import ActivityTimeouts
 from zapserver.engine.errors import EngineError
-from zapserver.engine.records import ActivityState
+from zapserver.engine.queues import TaskQueue
+from zapserver.engine.records import ActivityState, QueuedTask, Subscription
 from zapserver.engine.retry import RetryPolicy
+from zapserver.engine.state import State
+from zapserver.engine.timers import Timers
 
 # --- every state meets every input -------------------------------------------------------------------------
 
@@ -136,5 +140,57 @@ def test_a_state_and_an_input_end_as_the_table_says(state: str, what: str) -> No
 # --- random lives -----------------------------------------------------------------------------------------
 
 
-EngineMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
-TestRandomLives = EngineMachine.TestCase
+class TestRandomLives(EngineMachine.TestCase):  # type: ignore[name-defined, misc]
+    settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def _forget_the_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = State.release
+
+    def forgetful(s: State, task: QueuedTask) -> Subscription | None:
+        subscription = release(s, task)
+        if subscription is not None:
+            subscription.held += 1
+        return subscription
+
+    monkeypatch.setattr(State, "release", forgetful)
+
+
+def _deliver_beyond_the_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    def generous(queue: TaskQueue, subscription: Subscription) -> None:
+        subscription.is_idle = subscription.subscription_id in queue.subscriptions
+
+    monkeypatch.setattr(TaskQueue, "credit", generous)
+
+
+def _never_wake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Timers, "update", lambda timers, target: None)
+
+
+def _leave_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = executions._check_free
+
+    def untidy(s: State, workflow_id: str) -> None:
+        s.queue((c.QueueKind.ACTIVITY, "trace"))
+        check(s, workflow_id)
+        s.drop_queue_if_unused((c.QueueKind.ACTIVITY, "trace"))
+
+    monkeypatch.setattr(executions, "_check_free", untidy)
+
+
+def _forget_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workflow_tasks, "holder_lost", lambda s, task, now_ms: s.release(task))
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [_forget_the_slot, _deliver_beyond_the_slots, _never_wake, _leave_a_trace, _forget_who_waits],
+    ids=lambda plant: plant.__name__.strip("_"),
+)
+def test_the_machine_catches_a_planted_fault(
+    plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    hunt = settings(max_examples=500, stateful_step_count=30, deadline=None, database=None, phases=[Phase.generate])
+    with pytest.raises(Exception):  # noqa: B017, PT011 - how it shows is the fault's affair
+        run_state_machine_as_test(EngineMachine, settings=hunt)

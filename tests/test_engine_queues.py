@@ -304,15 +304,18 @@ def test_withdrawn_tasks_leave_from_anywhere() -> None:
 def test_tasks_that_come_and_go_for_ever_leave_nothing_behind() -> None:
     """A worker that takes by type and hands back again and again, while nobody reads the whole line."""
     queue = TaskQueue()
-    queue.put_back(_task(1, "other"))
-    task = _task(2)
+    queue.put_back(_task(0, "other"))
     worker = _worker(types=frozenset({"t"}))
     queue.add(worker)
-    for _ in range(10_000):
+    for order in range(1, 10_000):
+        task = _task(order)
         queue.put_back(task)
         assert queue.next_for(worker) is task
         worker.held -= 1
-    assert len(queue._everything._orders) < 1_000
+        assert len(queue._everything._orders) < 200
+    for order in (30_000, 20_000):
+        queue.put_back(_task(order, "other"))
+    assert _drain(queue, _worker("anything")) == [0, 20_000, 30_000]
 
 
 def test_ten_thousand_idle_subscriptions_of_other_types_cost_a_put_nothing() -> None:

@@ -142,6 +142,8 @@ def test_a_clock_that_jumps_a_year_costs_little_and_finds_the_latest_slot() -> N
     assert [task.workflow_id for task in d.tasks()] == ["report-2026-12-31T05:59:00Z"]
     assert schedule.missed == MISSED_COUNTED_MAX
     assert schedule.next_ms == _ms("2027-01-01T05:00:00")
+    d.jump(_ms("2027-12-31T05:30:00") - d.now_ms)
+    assert d.task().workflow_id == "report-2027-12-31T05:30:00Z", "a slot that is due this very millisecond counts"
 
 
 def test_a_schedule_has_a_start_and_an_end() -> None:
@@ -287,6 +289,13 @@ def test_another_spec_counts_from_its_own_beginning_and_another_action_keeps_the
     assert schedule.created_ms == START_MS
     d.advance(500)
     assert d.task().activity_type == "report"
+
+
+def test_another_overlap_policy_is_taken_over() -> None:
+    d = Driver()
+    schedule = d.schedule(every(1_000), overlap=Overlap.SKIP)
+    d.schedule(every(1_000), overlap=Overlap.BUFFER_ONE)
+    assert schedule.overlap is Overlap.BUFFER_ONE
 
 
 def test_putting_again_after_the_end_is_no_error() -> None:

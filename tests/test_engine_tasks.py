@@ -44,6 +44,7 @@ def test_a_task_is_stored_delivered_completed_and_its_history_can_be_read() -> N
         "ACTIVITY_COMPLETED",
         "COMPLETED",
     ]
+    assert [value(event.attributes["result"]) for event in execution.history[3:]] == [{"sent": 1}] * 2
 
 
 def test_a_payload_keeps_its_digits_and_its_order_of_keys() -> None:
@@ -87,6 +88,12 @@ def test_a_task_without_a_payload_has_none_and_may_end_with_none() -> None:
 def test_a_task_that_makes_no_sense_is_refused_with_the_value(command: c.StartTask, text: str) -> None:
     d = Driver()
     assert text in d.refused(command, Invalid)
+
+
+def test_a_name_of_the_greatest_length_is_allowed() -> None:
+    d = Driver(limits=Limits(id_chars_max=30))
+    d.submit("x" * 30, workflow_id="w" * 30)
+    d.refused(c.StartTask(type="x" * 31), Invalid)
 
 
 def test_an_id_of_an_open_execution_is_taken_and_free_again_when_it_closed() -> None:
@@ -151,6 +158,8 @@ def test_retries_wait_one_two_four_seconds_up_to_the_maximum() -> None:
         d.advance(1)
         waits.append(d.now_ms - failed_ms)
     assert waits == [1_000, 2_000, 4_000, 5_000, 5_000]
+    told = [event.attributes.get("retryInMs") for event in d.execution(started).history]
+    assert [wait for wait in told if wait is not None] == waits
     d.complete(d.task())
     assert d.status(started) is Status.COMPLETED
 
@@ -310,6 +319,8 @@ def test_dead_letters_are_listed_oldest_first_and_run_again_as_new_runs() -> Non
     again = d.step(c.RequeueDeadLetter(workflow_id=letters[1].workflow_id, identity="operator"))
     assert again.workflow_id == letters[1].workflow_id
     assert again.run_id != letters[1].run_id
+    assert d.execution(again).history[0].attributes["identity"] == "operator"
+    assert "identity" not in d.execution(letters[1]).history[0].attributes
     assert (value(d.task().input), d.task().attempt) == (1, 1)
     assert [run.run_id for run in d.views.dead_letters()] == [letters[0].run_id, letters[2].run_id]
     d.complete(d.task())

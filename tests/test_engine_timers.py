@@ -101,6 +101,18 @@ def test_many_short_lives_leave_no_heap_behind() -> None:
     assert len(timers._heap) <= STALE_ENTRIES_MIN + 2
 
 
+def test_what_waits_survives_the_sweep_of_what_does_not() -> None:
+    timers = Timers()
+    waiting = [Alarm(2_000_000 + number) for number in range(10)]
+    for alarm in waiting:
+        timers.update(alarm)
+    for number in range(10 * STALE_ENTRIES_MIN):
+        alarm = Alarm(1_000_000 + number)
+        timers.update(alarm)
+        timers.remove(alarm)
+    assert list(timers.due(3_000_000)) == waiting
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.one_of(st.none(), st.integers(0, 60)), st.booleans()), max_size=60),
 )
@@ -158,6 +170,21 @@ def test_schedule_to_start_is_over_once_a_worker_has_it_and_counts_anew_for_a_re
     d.fail(d.task(2))
     d.step(c.SetSlots(peer=2, subscription_id=subscription, slots=0))
     d.advance(2_000 + 499)
+    assert d.status(started) is Status.RUNNING
+    d.advance(1)
+    assert d.status(started) is Status.TIMED_OUT
+
+
+def test_schedule_to_start_counts_anew_for_a_task_that_was_handed_back() -> None:
+    d = Driver()
+    subscription = d.subscribe(1)
+    started = d.submit(timeouts=ActivityTimeouts(schedule_to_start_ms=500))
+    d.advance(10_000)
+    d.step(c.SetSlots(peer=1, subscription_id=subscription, slots=0))
+    d.hand_back(d.task())
+    (waiting,) = d.views.explain(started.workflow_id)
+    assert (waiting.since_ms, waiting.until_ms) == (d.now_ms, d.now_ms + 500)
+    d.advance(499)
     assert d.status(started) is Status.RUNNING
     d.advance(1)
     assert d.status(started) is Status.TIMED_OUT
@@ -259,6 +286,17 @@ def test_schedule_to_close_ends_everything_in_every_state(state: str) -> None:
     assert str(d.failure(started)["message"]).startswith("schedule-to-close timeout of 5000 ms passed")
     assert ("cause" in d.failure(started)) is (state == "backoff"), "the failure before it is the cause"
     assert len(d.stops()) == (1 if state == "running" else 0)
+
+
+def test_a_lost_worker_is_the_cause_of_a_timeout_that_follows() -> None:
+    d = Driver()
+    d.subscribe(1)
+    started = d.submit(timeouts=ActivityTimeouts(schedule_to_close_ms=500))
+    d.lose(1)
+    d.advance(500)
+    cause = d.failure(started)["cause"]
+    assert isinstance(cause, dict)
+    assert cause["code"] == "WorkerLost"
 
 
 def test_schedule_to_close_fires_in_the_backoff_itself() -> None:

@@ -182,14 +182,15 @@ def test_counts_count() -> None:
     d = Driver()
     assert set(d.views.counts().values()) == {0}
     d.submit()
+    d.submit()
     d.start()
     assert d.views.counts() == {
-        "open_executions": 2,
+        "open_executions": 3,
         "closed_executions": 0,
         "dead_letters": 0,
         "schedules": 0,
         "timers": 0,
         "waiting_workflow_tasks": 1,
-        "waiting_activity_tasks": 1,
+        "waiting_activity_tasks": 2,
         "peers": 0,
     }

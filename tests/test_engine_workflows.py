@@ -221,6 +221,13 @@ def test_a_workflow_that_makes_no_sense_is_refused(command: c.StartWorkflow) -> 
     d.refused(command, Invalid)
 
 
+def test_two_refusals_have_the_words_that_gos_peers_look_for() -> None:
+    d, started = with_a_holder()
+    assert d.refused(c.StartWorkflow(type=""), Invalid) == "workflow type required"
+    nameless = c.ScheduleActivity(peer=1, workflow_id=started.workflow_id, type="")
+    assert d.refused(nameless, Invalid) == "activity_type required"
+
+
 def test_an_open_id_is_a_conflict_and_so_is_a_run_id_that_was_used_before() -> None:
     d, _ = with_a_holder()
     d.step(c.StartWorkflow(type="Order", workflow_id="one", run_id="run"))

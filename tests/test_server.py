@@ -20,6 +20,7 @@ from zapserver.settings import Address, Settings, SettingsError, parse_address
 from zapserver.timer import CLOCK_CHECK_SECONDS_MAX, Timer
 from zaptasks.client import open_client
 from zaptasks.errors import TaskTimedOut
+from zaptasks.worker import open_worker
 from zapwire.tcp import bind_tcp
 
 ANY_PORT = Address("127.0.0.1", 0)
@@ -40,6 +41,24 @@ async def test_what_is_due_happens_by_itself() -> None:
         handle = await client.start_task("nobody.serves", schedule_to_start=0.05)
         with trio.fail_after(5), pytest.raises(TaskTimedOut):
             await handle.result()
+
+
+async def test_a_worker_takes_a_backlog_larger_than_any_outbox() -> None:
+    async with open_server(LOCAL) as server, open_client(str(server.zap_address)) as client:
+        for _ in range(30):  # 30 MB; a connection is closed when 16 MiB wait for its peer
+            await client.start_task("big", "x" * 1_000_000)
+        arrived: list[int] = []
+        everything = trio.Event()
+
+        async def big(payload: str) -> None:
+            arrived.append(len(payload))
+            if len(arrived) == 30:
+                everything.set()
+
+        async with open_worker(client, tasks={"big": big}, slots=100):
+            with trio.fail_after(30):
+                await everything.wait()
+        assert arrived == [1_000_000] * 30
 
 
 async def test_zap_over_tls_when_given_a_context() -> None:

@@ -28,27 +28,34 @@ from zapwire.opcodes import Op
 
 
 async def test_a_worker_that_leaves_lets_what_runs_finish() -> None:
-    started = trio.Event()
-    finish = trio.Event()
+    started, finish = trio.Event(), trio.Event()
 
     async def work() -> str:
         started.set()
         await finish.wait()
         return "finished"
 
+    async def finish_when_it_leaves(client: AsyncClient) -> None:
+        await _until_nobody_serves(client, "work")
+        finish.set()
+
     async with open_real_server() as server, open_client(server.zap) as client, trio.open_nursery() as nursery:
         async with open_worker(client, tasks=[work]):
             handle = await client.now("work")
             await started.wait()
-            second = await client.now("work")
-            nursery.start_soon(_set_after_drain_began, finish)
-        assert await handle.result() == "finished"
-        await second.result()
+            nursery.start_soon(finish_when_it_leaves, client)
+        assert (await handle.describe()).result == "finished"
 
 
-async def _set_after_drain_began(finish: trio.Event) -> None:
-    await trio.sleep(0.02)
-    finish.set()
+async def _until_nobody_serves(client: AsyncClient, type: str) -> None:
+    """Wait until the server has nobody to deliver tasks of this type to."""
+    while True:
+        probe = await client.now(type, 0)
+        waiting = await probe.explain()
+        await probe.terminate()
+        if waiting and "no worker is subscribed" in waiting[0].reason:
+            return
+        await trio.sleep(0.01)
 
 
 async def test_a_worker_that_leaves_takes_no_more_work() -> None:
@@ -218,6 +225,54 @@ async def test_a_thread_that_outlives_its_connection_drops_its_result(caplog: py
     assert [message for message in caplog.messages if "its outcome is dropped" in message]
 
 
+async def test_a_subscription_without_an_answer_leaves_no_worker_deaf(autojump_clock: trio.testing.MockClock) -> None:
+    def ignore_the_first(call: Call) -> None:
+        if len(fake.calls_of(Op.SUBSCRIBE_ACTIVITY_TASKS)) > 1:
+            call.answer({"subscription_id": "s"})
+
+    answers = {Op.SUBSCRIBE_ACTIVITY_TASKS: ignore_the_first}
+    async with open_fake_server(answers) as fake, at_fake(fake, tasks={"x": lambda: 1}):
+        # On a new connection: on the old one it might hold two subscriptions, and twice the slots.
+        first, second = fake.calls_of(Op.SUBSCRIBE_ACTIVITY_TASKS)
+        assert first.link is not second.link
+
+
+async def test_an_outcome_without_an_acknowledgement_is_sent_again(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> str:
+        return "done"
+
+    def ignore_the_first(call: Call) -> None:
+        if len(fake.calls_of(Op.RESPOND_ACTIVITY_TASK_COMPLETED)) > 1:
+            call.answer(status=404, error="task token not found")
+
+    answers = {Op.RESPOND_ACTIVITY_TASK_COMPLETED: ignore_the_first}
+    async with open_fake_server(answers) as fake, at_fake(fake, tasks=[work]):
+        fake.deliver("work")
+        await fake.call_of(Op.RESPOND_ACTIVITY_TASK_COMPLETED, 2)
+    assert [call.payload for call in fake.calls_of(Op.RESPOND_ACTIVITY_TASK_COMPLETED)] == ["done", "done"]
+    assert "sending it again" in caplog.text
+
+
+async def test_a_handler_that_fails_to_clean_up_is_handed_back_all_the_same() -> None:
+    started = trio.Event()
+
+    async def hang() -> None:
+        started.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise OSError("the socket is gone too")
+
+    async with open_fake_server() as fake:
+        async with at_fake(fake, tasks=[hang], shutdown_timeout=0):
+            fake.deliver("hang")
+            await started.wait()
+        assert len(fake.calls_of(Op.HAND_BACK_TASK)) == 1
+        assert fake.calls_of(Op.RESPOND_ACTIVITY_TASK_FAILED) == []
+
+
 async def test_a_namespace_that_comes_late_is_subscribed_to_in_the_end(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -288,7 +343,7 @@ async def test_sigterm_drains_a_worker_process(
                     said += await process.stdout.receive_some()
                 for number in signals:
                     process.send_signal(number)
-                    await _until_draining(client)
+                    await _until_nobody_serves(client, "work")
                 assert await process.wait() == 0
             finally:
                 process.kill()
@@ -298,17 +353,6 @@ async def test_sigterm_drains_a_worker_process(
             if status is Status.RUNNING:
                 [waiting] = await handle.explain()
                 assert "no worker is subscribed" in waiting.reason
-
-
-async def _until_draining(client: AsyncClient) -> None:
-    """Wait until the server delivers nothing more to the worker: a second task stays in line."""
-    probe = await client.now("work", 0)
-    while True:
-        waiting = await probe.explain()
-        if not waiting or "no worker is subscribed" in waiting[0].reason:
-            break
-        await trio.sleep(0.01)
-    await probe.terminate()
 
 
 async def test_a_server_that_restarts_gets_its_worker_back() -> None:

@@ -81,6 +81,21 @@ async def test_a_result_that_overtakes_the_answer_to_its_call_is_not_lost() -> N
         assert commands(await fake.call_of(Op.RESPOND_WORKFLOW_TASK_COMPLETED)) == [{"kind": 0, "result": [1]}]
 
 
+async def test_a_call_for_an_activity_without_an_answer_starts_the_run_over(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def order(ctx: WorkflowContext) -> object:
+        return await ctx.execute_activity("act")
+
+    silent = {Op.SCHEDULE_ACTIVITY: lambda call: None}
+    async with open_fake_server(silent) as fake, at_fake(fake, workflows=[order]):
+        deliver_workflow(fake, "order")
+        # The end of the connection releases the run; asking again could run the activity twice.
+        await fake.call_of(Op.SUBSCRIBE_WORKFLOW_TASKS, 2)
+        assert len(fake.calls_of(Op.SCHEDULE_ACTIVITY)) == 1
+        assert fake.calls_of(Op.RESPOND_WORKFLOW_TASK_COMPLETED) == []
+
+
 def deliver_workflow(fake: FakeServer, type: str, input: object = ()) -> None:
     body = {"task_token": uuid.uuid4().hex, "workflow_id": "w", "run_id": "r", "workflow_type_name": type, "attempt": 1}
     fake.push(Op.DELIVER_WORKFLOW_TASK, body | {"input": json.dumps(input)})

@@ -27,7 +27,7 @@ from .context import CancelRequested, TaskContext, _current, said_before
 from .deliveries import ActivityDelivery
 from .failures import canceled_failure, failure_of
 from .handlers import Handler
-from .line import Line
+from .line import LEASE_OVER, Line
 from .payloads import encode_payload
 
 log = logging.getLogger("zaptasks.worker")
@@ -37,9 +37,6 @@ HEARTBEAT_SECONDS_MAX: Final = 1.0
 HEARTBEAT_SECONDS_MIN: Final = 0.05
 HEARTBEATS_PER_TIMEOUT: Final = 3
 """So often within the heartbeat timeout, so that a single late one is not the end."""
-
-LEASE_OVER: Final = (404, 409)
-"""Statuses of an answer that comes too late."""
 
 
 class Attempt:
@@ -118,7 +115,7 @@ class Attempt:
     async def run(self) -> None:
         """Run the handler and answer. Raises nothing but `trio.Cancelled` and `KeyboardInterrupt`.
 
-        Canceling it hands the task back. Answering is shielded, for as long as the server has to take the answer.
+        Canceling it hands the task back.
         """
         _current.set(self.context)
         try:
@@ -131,14 +128,12 @@ class Attempt:
     async def _finish(self, opcode: int, payload: bytes) -> None:
         if self._beat_scope is not None:
             self._beat_scope.cancel()
+        if opcode != Op.RESPOND_ACTIVITY_TASK_COMPLETED and self._said is not self._acknowledged and not self._is_lost:
+            await self._send_heartbeat()  # the next attempt is to read the latest details
         if self._is_lost:
             log.info("the lease of %s ended before its handler did: its outcome is dropped", self)
-            return
-        with trio.CancelScope(shield=True, relative_deadline=self._line.timeout):
-            if opcode != Op.RESPOND_ACTIVITY_TASK_COMPLETED and self._said is not self._acknowledged:
-                await self._send_heartbeat()  # the next attempt is to read the latest details
-            if not self._is_lost:
-                await self._answer(opcode, payload)
+        else:
+            await self._line.answer(opcode, self.token, payload, what=self)
 
     async def _perform(self) -> tuple[int, bytes]:
         """Call the handler: the opcode and the payload of the answer."""
@@ -167,8 +162,9 @@ class Attempt:
             if isinstance(error, BaseExceptionGroup) and error.subgroup(KeyboardInterrupt):
                 raise
             if not self._is_lost:
-                log.warning("handler of %s failed: %r", self, error, exc_info=error)
-            return _failed(failure_of(error))
+                log.warning("handler of %s failed: %s", self, type(error).__name__, exc_info=error)
+            if self._hand_back_reason is None:  # else it only failed to clean up
+                return _failed(failure_of(error))
         if self._hand_back_reason is not None:
             return Op.HAND_BACK_TASK, self._hand_back_reason.encode()
         return _failed(canceled_failure(self.context.cancel_reason))
@@ -177,19 +173,6 @@ class Attempt:
         if self._delivery.kind == "task":
             return handler.parameters.from_payload(self._delivery.input)
         return handler.parameters.from_array(self._delivery.input)
-
-    async def _answer(self, opcode: int, payload: bytes) -> None:
-        try:
-            envelope = await self._line.respond(opcode, self.token, payload)
-        except ConnectionLost as error:
-            log.info("the outcome of %s is dropped, the server gives it to another worker: %s", self, error)
-        except ZapError as error:
-            log.warning("the outcome of %s could not be sent: %s", self, error)
-        else:
-            if envelope.status in LEASE_OVER:
-                log.info("the outcome of %s came too late: %s", self, envelope.error)
-            elif not envelope.ok:
-                log.warning("the server refused the outcome of %s: %d %s", self, envelope.status, envelope.error)
 
     # --- heartbeats ------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import enum
 import logging
 import ssl
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -104,6 +105,7 @@ class FallbackClient:
         self._workers = workers
         self._patient_until = trio.current_time() + FIRST_CONNECT_SECONDS
         self._added: dict[str, _Added] = {}
+        self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)  # one placing of a name at a time
         self._worker: Worker | None = None
         self._worker_lock = trio.Lock()
         self._leaving = trio.Event()
@@ -173,19 +175,20 @@ class FallbackClient:
 
         An `OutcomeUnknown` of a server is not raised: what is wanted is kept and offered again, until one has it.
         """
-        before = self._added.get(name)
-        wanted = _Added(name, spec, function, is_durable=before is not None and before.is_durable)
-        self._added[name] = wanted
         if self._local is not None:
             self._local.register(name, function)  # for a `now` that has to stay here
-        try:
-            return await self._place(wanted)
-        except BaseException:
-            if self._added.get(name) is wanted:
-                del self._added[name]
-                if before is not None:
+        async with self._locks[name]:
+            before = self._added.get(name)
+            wanted = _Added(name, spec, function, is_durable=before is not None and before.is_durable)
+            self._added[name] = wanted
+            try:
+                return await self._place(wanted)
+            except BaseException:
+                if before is None:
+                    del self._added[name]
+                else:
                     self._added[name] = before
-            raise
+                raise
 
     async def _place(self, wanted: _Added) -> Placement:
         away: ZapError | None = None
@@ -260,18 +263,19 @@ class FallbackClient:
 
     async def _offer(self, zap: AsyncClient, name: str) -> bool:
         """True when nothing is left to do for a name on this connection."""
-        wanted = self._added.get(name)
-        if wanted is None:
-            return True
-        try:
-            await self._place_on_zap(zap, wanted)
-        except ConnectionLost:
-            return True  # the next connection begins anew
-        except ZapError as error:
-            if str(error) != wanted.refusal:
-                wanted.refusal = str(error)
-                log.warning("the server does not take schedule %r: %s", name, error)
-            return False
+        async with self._locks[name]:
+            wanted = self._added.get(name)
+            if wanted is None:
+                return True
+            try:
+                await self._place_on_zap(zap, wanted)
+            except ConnectionLost:
+                return True  # the next connection begins anew
+            except ZapError as error:
+                if str(error) != wanted.refusal:
+                    wanted.refusal = str(error)
+                    log.warning("the server does not take schedule %r: %s", name, error)
+                return False
         return True
 
     # --- the worker that serves what was added -----------------------------------------------------------

@@ -65,8 +65,9 @@ class HttpFallback:
 
     async def _post(self, url: str, body: bytes, answer: type[T]) -> T:
         if self._http is None:
-            # Made when it is needed: reading the system's certificates takes a tenth of a second.
-            self._http = httpx2.AsyncClient(timeout=self._timeout)
+            # Made when it is needed, and without the system's certificates, which take a tenth of a second to read,
+            # where there is nothing to verify: redirects are not followed.
+            self._http = httpx2.AsyncClient(timeout=self._timeout, verify=self._url.startswith("https:"))
         try:
             response = await self._http.post(url, content=body, headers={"content-type": "application/json"})
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError) as error:

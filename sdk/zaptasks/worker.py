@@ -205,6 +205,8 @@ class Worker(RefusingHandler):
                 subscription.answered.set()
                 return
             except ConnectionLost:
+                # With a connection that goes on, whether it delivers here now is unknown. Only a new one makes it sure.
+                line.close("a subscription was not answered")
                 return
             except CallFailed as error:
                 log.error("the server refused to deliver %s from %r: %s", subscription.types, self.task_queue, error)

@@ -111,7 +111,7 @@ class WorkflowRun:
         self.line = line
         self.scope = trio.CancelScope()
         self.cancel_reason: str | None = None
-        self.hand_back_reason: str | None = None
+        self.hand_back_reason = ""
         self.is_lost = False
 
     def __str__(self) -> str:
@@ -175,7 +175,8 @@ class WorkflowRunner:
         return encode_payload(value, f"the answer to query {query.query_type!r}")
 
     def _find(self, run_id: str) -> WorkflowRun | None:
-        return next((run for run in self._runs.values() if run.context.run_id == run_id and not run.is_lost), None)
+        """The newest delivery of a run: an older one may still be waiting for its acknowledgement."""
+        return next((run for run in reversed(self._runs.values()) if run.context.run_id == run_id), None)
 
     # --- runs ------------------------------------------------------------------------------------------
 
@@ -202,15 +203,14 @@ class WorkflowRunner:
             del self._runs[run.delivery.task_token]
 
     async def _finish(self, run: WorkflowRun, commands: list[dict[str, object]] | None) -> None:
-        """Answer; shielded, for as long as the server has to take the answer."""
-        with trio.CancelScope(shield=True, relative_deadline=run.line.timeout):
-            if run.hand_back_reason is not None and commands is None:
-                await self._respond(run, Op.HAND_BACK_TASK, run.hand_back_reason.encode())
-            elif run.is_lost:
-                log.info("the lease of %s ended before it did: its outcome is dropped", run)
-            elif commands is not None:
-                body = encode_json({"v": 1, "cmds": commands})
-                await self._respond(run, Op.RESPOND_WORKFLOW_TASK_COMPLETED, body)
+        token = run.delivery.task_token
+        if run.is_lost:
+            log.info("the lease of %s ended before it did: its outcome is dropped", run)
+        elif commands is not None:
+            body = encode_json({"v": 1, "cmds": commands})
+            await run.line.answer(Op.RESPOND_WORKFLOW_TASK_COMPLETED, token, body, what=run)
+        else:
+            await run.line.answer(Op.HAND_BACK_TASK, token, run.hand_back_reason.encode(), what=run)
 
     async def _perform(self, run: WorkflowRun, handler: Handler, input: str | None) -> list[dict[str, object]] | None:
         """The commands that end the run; None if it was stopped for reasons of this worker."""
@@ -225,27 +225,24 @@ class WorkflowRunner:
             text = f"{handler.name!r} cannot be called: {error}"
             return [_failed(Failure(message=text, code=DECODE_ERROR, non_retryable=True))]
         except BaseException as error:
-            if not run.is_lost:
-                log.warning("workflow %s failed: %r", run, error, exc_info=error)
-            return [_failed(failure_of(error))]
+            if run.is_lost:
+                return None
+            log.warning("workflow %s failed: %s", run, type(error).__name__, exc_info=error)
+            if not run.hand_back_reason:  # else it only failed to clean up
+                return [_failed(failure_of(error))]
         if run.cancel_reason is None:
             return None
         return [_command(CANCELED, "failure", encode_failure(canceled_failure(run.cancel_reason)))]
 
-    async def _respond(self, run: WorkflowRun, opcode: int, payload: bytes) -> None:
-        try:
-            envelope = await run.line.respond(opcode, run.delivery.task_token, payload)
-        except ConnectionLost as error:
-            log.info("the outcome of %s is dropped, the server gives it to another worker: %s", run, error)
-        except ZapError as error:
-            log.warning("the outcome of %s could not be sent: %s", run, error)
-        else:
-            if not envelope.ok:
-                log.info("the outcome of %s was refused: %d %s", run, envelope.status, envelope.error)
-
     async def execute(self, line: Line, request: dict[str, object]) -> ResultDelivery:
         """Schedule an activity and wait for its result."""
-        answer = await line.call(Op.SCHEDULE_ACTIVITY, request)
+        try:
+            answer = await line.call(Op.SCHEDULE_ACTIVITY, request)
+        except ConnectionLost:
+            # Whether the server has recorded the activity is unknown, so that neither a repeat nor a failure would be
+            # right. With its connection the run ends here, and starts over from what was recorded.
+            line.close("the outcome of an activity's scheduling is unknown")
+            await trio.sleep_forever()
         activity_id = decode_json(answer, _Scheduled).activity_task_id
         waiting = self._waiting[activity_id] = trio.Event()
         try:

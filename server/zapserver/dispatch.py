@@ -20,8 +20,8 @@ from zapserver import shapes
 from zapserver.calls import BINARY_CALLS, CALLS, DEFERRED
 from zapserver.calls.executions import query_answer
 from zapserver.deliveries import delivery_body
-from zapserver.engine.commands import AbandonWait, Command, PeerKey, PeerLost, Tick, Waiter
-from zapserver.engine.effects import Answered, Closed
+from zapserver.engine.commands import AbandonWait, Command, PeerKey, PeerLost, ResumePeer, Tick, Waiter
+from zapserver.engine.effects import Answered, Closed, PeerFull
 from zapserver.engine.errors import EngineError
 from zapserver.namespaces import Namespace, Namespaces
 from zapserver.requests import AbandonRequest, Request, SubscriptionRequest
@@ -37,6 +37,8 @@ R = TypeVar("R")
 log = structlog.get_logger("zapserver")
 
 _NULL = b"null"
+RESUME_BYTES_MAX = 512 * 1024
+"""A peer for which no more than this waits is reading."""
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a caller that went away; nobody reads this answer."""
 
@@ -57,6 +59,8 @@ class Dispatcher:
         self._last_peer_key = 0
         self._announced_deadline_ms: int | None = None
         self._deadline_moved = False
+        self._full: list[tuple[PeerKey, Namespace]] = []
+        """Peers that get nothing more before they have taken what they got."""
 
     # --- what a link tells ---------------------------------------------------------------------------
 
@@ -108,7 +112,7 @@ class Dispatcher:
             peer.link.reply(request_id, CLIENT_CLOSED_REQUEST, error="abandoned by its caller")
 
     def batch_end(self, link: Link) -> None:
-        self._announce_deadline()
+        self._after_steps()
 
     def disconnected(self, link: Link, error: ZapError) -> None:
         peer = self._peers.pop(link, None)
@@ -119,7 +123,7 @@ class Dispatcher:
         for namespace in peer.namespaces:
             namespace.engine.step(PeerLost(peer=peer.key, reason=str(error)), now_ms)
             self._perform(namespace)
-        self._announce_deadline()
+        self._after_steps()
 
     # --- what the server's shell asks ----------------------------------------------------------------
 
@@ -136,6 +140,7 @@ class Dispatcher:
             if deadline_ms is not None and deadline_ms <= now_ms:
                 namespace.engine.step(Tick(), now_ms)
                 self._perform(namespace)
+        self._resume_full_peers()
         self._announced_deadline_ms = self.next_deadline_ms()
         self._deadline_moved = False
 
@@ -146,7 +151,7 @@ class Dispatcher:
             return target.engine.step(command, self.clock())
         finally:
             self._perform(target)
-            self._announce_deadline()
+            self._after_steps()
 
     # --- answers ---------------------------------------------------------------------------------------
 
@@ -193,6 +198,8 @@ class Dispatcher:
                 case Answered(error=error):
                     assert error is not None
                     self._reply_later(effect.waiter, encode_response(error.status, _NULL, str(error)))
+                case PeerFull():
+                    self._full.append((effect.peer, namespace))
                 case _:
                     peer = self._links.get(effect.peer)
                     if peer is not None:
@@ -214,10 +221,32 @@ class Dispatcher:
             self._announced_deadline_ms = deadline_ms
             self._deadline_moved = True
 
-    def _announce_deadline(self) -> None:
+    def _after_steps(self) -> None:
+        self._resume_full_peers()
         if self._deadline_moved:
             self._deadline_moved = False
             self.on_deadline_moved()
+
+    def _resume_full_peers(self) -> None:
+        """Most peers have taken what they got by now; the others are asked again when they have read."""
+        while self._full:
+            key, namespace = self._full.pop()
+            peer = self._links.get(key)
+            if peer is None:
+                continue
+            if peer.link.outbox_bytes > RESUME_BYTES_MAX:
+                peer.link.start_soon(self._resume_when_read, peer, namespace)
+            else:
+                self._resume(peer, namespace)
+
+    async def _resume_when_read(self, peer: _Peer, namespace: Namespace) -> None:
+        await peer.link.wait_sent(RESUME_BYTES_MAX)
+        self._resume(peer, namespace)
+        self._after_steps()
+
+    def _resume(self, peer: _Peer, namespace: Namespace) -> None:
+        namespace.engine.step(ResumePeer(peer=peer.key), self.clock())
+        self._perform(namespace)
 
 
 class _Peer:

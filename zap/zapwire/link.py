@@ -170,6 +170,10 @@ class Link:
         """How many bytes wait for the peer to read."""
         return self._outbox.bytes
 
+    async def wait_sent(self, size: int = 0) -> None:
+        """Wait until no more than `size` bytes wait for the peer to read, or the connection has ended."""
+        await self._outbox.below(size)
+
     def owes(self, request_id: int) -> bool:
         """Whether the peer's call with this id still waits for an answer that can be sent."""
         return self._error is None and self._connection.owes(request_id)

@@ -14,11 +14,16 @@ from zapwire.errors import ConnectionLost
 from zapwire.frame import CORRELATION_BYTES, KIND_REQUEST, PREFIX_BYTES, split_call
 from zapwire.link_group import LinkGroup
 
+GATHER_FRAMES_MAX: Final = 8
+"""How many frames are gathered before they leave.
+
+All in one send would cost least (14.3 us of both processors a call, 15.6 with 8 frames a send), but then one end
+works while the other waits. Leaving in parts, 32 calls in flight make 53,000 a second instead of 32,000: median
+of 9 runs each, in turns, client and server in two processes on two cores."""
+
 SEND_BYTES_MAX: Final = 256 * 1024
 """The most that is gathered, and joined for one send: more than a socket's buffer takes would be copied for nothing."""
 
-import os
-GATHER=int(os.environ.get("GATHER","100000"))
 WOULD_BLOCK: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """What a non-blocking socket raises, with and without TLS, when it cannot go on now."""
 
@@ -27,7 +32,7 @@ class Outbox:
     """Frames on their way to one socket.
 
     The first write since the peer was last heard goes to the kernel at once, without a checkpoint: that is the
-    call made alone. Every later one is gathered and leaves with the others at the end of the batch or in the
+    call made alone. Later ones are gathered and leave a few at a time, the last at the end of the batch or in the
     next trio tick: those are the many calls in flight. A task exists only while the kernel's buffer is full.
 
     `fail` is called when the peer does not read; the connection must then be closed.
@@ -72,11 +77,10 @@ class Outbox:
         if self._draining:
             if waiting > self._group.limits.outbox_bytes and not self._closed:
                 self._fail(ConnectionLost(f"the peer does not read: {waiting} bytes wait for it"))
-        elif self.bytes > SEND_BYTES_MAX:
+        elif len(self._frames) >= GATHER_FRAMES_MAX or self.bytes > SEND_BYTES_MAX:
             self._send()
         elif self._marked:
-            if len(self._frames) >= GATHER:
-                self._send()
+            pass  # it leaves with the others
         elif self.heard and not self._group.flusher.batches:
             self.heard = False
             self._send()

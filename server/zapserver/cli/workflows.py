@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import Any, cast
+from typing import Any
 
 import click
 
 from zapserver.cli.connecting import JSON, with_client
 from zapserver.cli.executions import COLUMNS, execution_record, print_result, print_started
 from zapserver.cli.output import Output
-from zaptasks import AsyncClient, ExecutionInfo
+from zaptasks import AsyncClient
 from zaptasks.client import PAGE_SIZE
 
 LISTED_DEFAULT = 50
@@ -74,12 +72,10 @@ async def list_(client: AsyncClient, output: Output, query: str, limit: int) -> 
     """Executions, newest first. QUERY is such as "WorkflowType = 'Order' AND ExecutionStatus = 'Running'"."""
     rows: list[dict[str, Any]] = []
     # Pages no larger than the limit, so that no more is fetched than is shown.
-    executions = cast(AsyncGenerator[ExecutionInfo, None], client.list(query, page_size=min(limit, PAGE_SIZE)))
-    async with aclosing(executions):
-        async for info in executions:
-            rows.append(execution_record(info))
-            if len(rows) == limit:
-                break
+    async for info in client.list(query, page_size=min(limit, PAGE_SIZE)):
+        rows.append(execution_record(info))
+        if len(rows) == limit:
+            break
     output.rows(rows, COLUMNS, none="no executions")
 
 

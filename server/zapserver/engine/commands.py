@@ -272,6 +272,12 @@ class PeerLost(Command[None], frozen=True):
     reason: str
 
 
+class ResumePeer(Command[None], frozen=True):
+    """The peer that a `PeerFull` effect was about has taken what it got."""
+
+    peer: PeerKey
+
+
 class ScheduleActivity(Command[ActivityScheduled], frozen=True):
     peer: PeerKey
     workflow_id: str

@@ -80,6 +80,12 @@ class DeliverQuery(_Effect, frozen=True):
     args: Payload | None
 
 
+class PeerFull(_Effect, frozen=True):
+    """Deliver nothing more to this peer until `ResumePeer` says that it has taken what it got."""
+
+    peer: PeerKey
+
+
 class Closed(_Effect, frozen=True):
     """For a call that waited until an execution closed."""
 
@@ -109,4 +115,4 @@ Delivery: TypeAlias = (
     | DeliverActivityCancel
     | DeliverQuery
 )
-Effect: TypeAlias = Delivery | Closed | Answered
+Effect: TypeAlias = Delivery | PeerFull | Closed | Answered

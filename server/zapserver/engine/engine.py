@@ -19,7 +19,7 @@ from zapserver.engine import commands as c
 from zapserver.engine.effects import Effect
 from zapserver.engine.errors import Invalid, LimitReached, NotFound
 from zapserver.engine.limits import Limits
-from zapserver.engine.matching import put_back, serve
+from zapserver.engine.matching import put_back, resume, serve
 from zapserver.engine.records import (
     Activity,
     Execution,
@@ -185,6 +185,7 @@ def _subscribe(s: State, command: c.Subscribe, now_ms: int) -> c.Subscribed:
         identity=command.identity,
         slots=slots,
         types=command.types,
+        is_full=peer is not None and peer.is_full,
     )
     s.peer(command.peer).subscriptions[subscription.subscription_id] = subscription
     s.queue(subscription.queue).add(subscription)
@@ -216,6 +217,12 @@ def _slots(s: State, slots: int) -> int:
     if not 0 <= slots <= s.limits.slots_max:
         raise Invalid(f"slots is {slots}; it must be 0 to {s.limits.slots_max}")
     return slots
+
+
+def _resume_peer(s: State, command: c.ResumePeer, now_ms: int) -> None:
+    peer = s.peers.get(command.peer)
+    if peer is not None:
+        resume(s, peer, now_ms)
 
 
 def _peer_lost(s: State, command: c.PeerLost, now_ms: int) -> None:
@@ -273,6 +280,7 @@ _HANDLERS: dict[type[c.Command[Any]], Callable[[State, Any, int], Any]] = {
     c.Unsubscribe: _unsubscribe,
     c.SetSlots: _set_slots,
     c.PeerLost: _peer_lost,
+    c.ResumePeer: _resume_peer,
     c.ScheduleActivity: workflow_tasks.schedule_activity,
     c.CompleteWorkflowTask: _complete_workflow_task,
     c.CompleteActivity: _complete_activity,

@@ -29,6 +29,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     waits_per_peer_max: int = 100_000
     """Calls of one connection that wait for an execution to close."""
 
+    burst_bytes_max: int = 2 * 1024 * 1024
+    """What a peer gets before it is known to have taken it. Escaped, and with one more payload of the largest kind,
+    that is still less than a connection holds for a peer that does not read."""
+
     pending_queries_max: int = 4_096
     """As in Go's server; here the newest is refused, not the oldest forgotten."""
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from zapserver.engine.effects import DeliverActivityTask, DeliverWorkflowTask
-from zapserver.engine.records import Activity, ActivityState, EventType, QueuedTask, Subscription, WorkflowTask
+from zapserver.engine.commands import Payload
+from zapserver.engine.effects import DeliverActivityTask, DeliverWorkflowTask, PeerFull
+from zapserver.engine.records import Activity, ActivityState, EventType, Peer, QueuedTask, Subscription, WorkflowTask
 from zapserver.engine.state import State
+
+DELIVERY_BYTES = 500
+"""About what a delivery has beside its payload."""
 
 
 def enqueue(s: State, task: QueuedTask, now_ms: int) -> None:
@@ -60,13 +64,37 @@ def withdraw(s: State, task: QueuedTask) -> None:
         s.drop_queue_if_unused(task.queue)
 
 
+def resume(s: State, peer: Peer, now_ms: int) -> None:
+    """The peer has taken what it got: go on with what waits for it."""
+    peer.burst_bytes, peer.is_full = 0, False
+    for subscription in peer.subscriptions.values():
+        subscription.is_full = False
+    for subscription in peer.subscriptions.values():
+        serve(s, subscription, now_ms)
+
+
 def _deliver(s: State, task: QueuedTask, subscription: Subscription, now_ms: int) -> None:
     task.attempt += 1
     if isinstance(task, Activity):
         _deliver_activity(s, task, subscription, now_ms)
+        _count(s, subscription, task.input)
     else:
         assert isinstance(task, WorkflowTask)
         _deliver_workflow_task(s, task, subscription, now_ms)
+        _count(s, subscription, task.execution.input)
+
+
+def _count(s: State, subscription: Subscription, payload: Payload | None) -> None:
+    """A backlog of large payloads must not go out at once: the connection could not hold it, and would be
+    closed as that of a peer that does not read."""
+    peer = s.peer(subscription.peer)
+    peer.burst_bytes += DELIVERY_BYTES + (0 if payload is None else len(payload))
+    if peer.burst_bytes > s.limits.burst_bytes_max and not peer.is_full:
+        peer.is_full = True
+        for other in peer.subscriptions.values():
+            other.is_full = True
+            s.queues[other.queue].credit(other)
+        s.effects.append(PeerFull(peer=subscription.peer))
 
 
 def _deliver_activity(s: State, activity: Activity, subscription: Subscription, now_ms: int) -> None:

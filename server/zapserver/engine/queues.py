@@ -157,7 +157,7 @@ class TaskQueue:
 
     def next_for(self, subscription: Subscription) -> QueuedTask | None:
         """Take the first waiting task that `subscription` serves and has a slot for. Call `credit` when done."""
-        if subscription.held >= subscription.slots or not self._everything:
+        if not subscription.has_room or not self._everything:
             return None
         task = self._first_for(subscription)
         if task is not None:
@@ -177,7 +177,7 @@ class TaskQueue:
 
     def credit(self, subscription: Subscription) -> None:
         """Take note of whether `subscription` has a slot free now."""
-        is_idle = subscription.held < subscription.slots and subscription.subscription_id in self.subscriptions
+        is_idle = subscription.has_room and subscription.subscription_id in self.subscriptions
         if is_idle is not subscription.is_idle:
             subscription.is_idle = is_idle
             (_enter if is_idle else _leave)(self._idle, subscription)
@@ -198,6 +198,8 @@ class TaskQueue:
         if not self.subscriptions:
             return f"no worker is subscribed to task queue {name!r}"
         willing = self.able(task.type)
+        if willing and all(subscription.is_full for subscription in willing):
+            return f"the {len(willing)} worker(s) on task queue {name!r} that serve it have yet to read earlier tasks"
         if willing:
             slots = sum(subscription.slots for subscription in willing)
             return f"all {slots} slot(s) of the {len(willing)} worker(s) on task queue {name!r} that serve it are taken"

@@ -331,6 +331,12 @@ class Subscription:
     """Grows over the deliveries of the queue: who has the smallest waits the longest."""
     unknown_types: set[str] = field(default_factory=set)
     """Types that its worker said it does not know; it is not asked again."""
+    is_full: bool = False
+    """Its connection has got as much as it may before it is known to have taken it."""
+
+    @property
+    def has_room(self) -> bool:
+        return self.held < self.slots and not self.is_full
 
     def serves(self, task_type: str) -> bool:
         return (self.types is None or task_type in self.types) and task_type not in self.unknown_types
@@ -339,6 +345,10 @@ class Subscription:
 @dataclass(slots=True)
 class Peer:
     """What a connection holds, so that its end releases it."""
+
+    burst_bytes: int = 0
+    """Delivered since the connection was last known to have taken everything."""
+    is_full: bool = False
 
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
     leases: dict[str, QueuedTask] = field(default_factory=dict)
