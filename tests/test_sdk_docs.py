@@ -1,4 +1,4 @@
-"""The programs in docs/client.md and docs/worker.md run, and print what the pages say they print."""
+"""The programs in the README, docs/client.md and docs/worker.md run, and print what the pages say they print."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 from tests.helpers.running_server import RunningServer, running_server
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+PAGES = {"README.md": ROOT / "README.md", "client.md": ROOT / "docs/client.md", "worker.md": ROOT / "docs/worker.md"}
 _PROGRAM = re.compile(r"```python\n(?P<program>.*?)```\n(?:```text\n(?P<output>.*?)```)?", re.DOTALL)
 
 
 def programs() -> list[tuple[str, str, str]]:
     found = []
-    for page in ("client.md", "worker.md"):
-        for number, match in enumerate(_PROGRAM.finditer((DOCS / page).read_text()), 1):
+    for page, path in PAGES.items():
+        for number, match in enumerate(_PROGRAM.finditer(path.read_text()), 1):
             found.append((f"{page} {number}", match["program"], match["output"] or ""))
     return found
 
@@ -29,8 +30,8 @@ def server() -> Iterator[RunningServer]:
         yield running
 
 
-def test_there_are_programs_on_both_pages() -> None:
-    assert {name.split()[0] for name, _, _ in programs()} == {"client.md", "worker.md"}
+def test_there_are_programs_on_every_page() -> None:
+    assert {name.split()[0] for name, _, _ in programs()} == PAGES.keys()
 
 
 @pytest.mark.slow

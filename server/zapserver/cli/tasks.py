@@ -9,7 +9,7 @@ from zapserver.cli.executions import execution_record, print_result, print_start
 from zapserver.cli.output import Output
 from zaptasks import AsyncClient
 
-DEAD_LETTER_COLUMNS = {"workflow_id": "ID", "type": "TYPE", "close_time": "GAVE UP", "error": "ERROR", "input": "INPUT"}
+DEAD_LETTER_COLUMNS = {"workflow_id": "ID", "type": "TYPE", "close_time": "GAVE UP", "error": "ERROR"}
 
 _task_queue = click.option("--task-queue", default="default", show_default=True)
 
@@ -62,7 +62,7 @@ def dead_letters() -> None:
 @dead_letters.command(name="list")
 @with_client
 async def list_(client: AsyncClient, output: Output) -> None:
-    """The oldest first, with input and error."""
+    """The oldest first, each with its error. `zaptasks workflow describe ID` shows the input."""
     rows = [execution_record(info) for info in await client.dead_letters()]
     output.rows(rows, DEAD_LETTER_COLUMNS, none="no dead letters")
 
