@@ -202,7 +202,7 @@ def test_the_next_slots_can_be_seen() -> None:
     ("spec", "text"),
     [
         (ScheduleSpec(), "could never fire"),
-        (ScheduleSpec(interval_ms=9), "interval of 9 ms"),
+        (ScheduleSpec(interval_ms=-9), "interval of -9 ms"),
         (ScheduleSpec(interval_ms=-1_000), "interval of -1000 ms"),
         (ScheduleSpec(interval_ms=10**14), "100 years"),
         (ScheduleSpec(cron=("* * * *",)), "4 fields"),

@@ -27,12 +27,12 @@ from zapserver.engine.state import State
 from zapserver.engine.validation import check_name, check_request_id
 from zaptasks.spec import Interval
 
-INTERVAL_MS_MIN = 10
-"""A shorter interval is a busy loop across the network, and nearly always a mistake of units."""
+INTERVAL_MS_MIN = 1
+"""The engine's unit of time. `zaptasks.parse_spec` has the same floor."""
 INTERVAL_MS_MAX = 100 * 365 * 24 * 3_600_000
 CRON_EXPRESSIONS_MAX = 100
-MISSED_COUNTED_MAX = 1_000
-"""A clock that jumped a year ahead must not cost half a million looks at a calendar."""
+MISSED_COUNTED_MAX = 100
+"""A look at the calendar takes croniter 0.2 to 1 ms, and a clock that jumped a day ahead meets many schedules."""
 
 
 def put(s: State, command: PutSchedule, now_ms: int) -> None:
@@ -57,7 +57,7 @@ def put(s: State, command: PutSchedule, now_ms: int) -> None:
             paused=command.paused,
         )
         s.schedules[command.schedule_id] = known
-        _plan(s, known, now_ms)
+        _plan(s, known, _slot_after(known.spec, known.anchor_ms, now_ms))
         return
     if known.spec != command.spec:
         _check_spec(command.spec, now_ms)
@@ -108,7 +108,7 @@ def _change(s: State, schedule: Schedule, spec: ScheduleSpec, action: Action, pa
     if is_new_spec:
         schedule.anchor_ms = now_ms
     if is_new_spec or is_resumed:
-        _plan(s, schedule, now_ms)
+        _plan(s, schedule, _slot_after(spec, schedule.anchor_ms, now_ms))
     else:
         s.timers.update(schedule)
 
@@ -128,9 +128,9 @@ def fire(s: State, schedule: Schedule, now_ms: int) -> None:
     """The schedule is due: act on the latest slot that has passed, and plan the next."""
     due_ms = schedule.next_ms
     assert due_ms is not None
-    slot_ms, missed = _catch_up(schedule, due_ms, now_ms)
+    slot_ms, missed, following_ms = _catch_up(schedule, due_ms, now_ms)
     schedule.missed += missed
-    _plan(s, schedule, slot_ms)
+    _plan(s, schedule, following_ms)
     _act_if_possible(s, schedule, ScheduledRun(name=executions.rfc3339(slot_ms)), schedule.overlap, now_ms)
 
 
@@ -231,14 +231,14 @@ def slots_after(schedule: Schedule, after_ms: int, count: int) -> list[int]:
     return found
 
 
-def _plan(s: State, schedule: Schedule, after_ms: int) -> None:
+def _plan(s: State, schedule: Schedule, next_ms: int | None) -> None:
     """Note the next slot, and when to act on it: up to its jitter later, yet before the slot that follows."""
-    spec, anchor_ms = schedule.spec, schedule.anchor_ms
-    schedule.next_ms = schedule.next_due_ms = _slot_after(spec, anchor_ms, after_ms)
-    if schedule.next_ms is not None and spec.jitter_ms:
-        following_ms = _slot_after(spec, anchor_ms, schedule.next_ms)
-        room_ms = spec.jitter_ms if following_ms is None else min(spec.jitter_ms, following_ms - schedule.next_ms)
-        schedule.next_due_ms = schedule.next_ms + int(s.random() * room_ms)
+    schedule.next_ms = schedule.next_due_ms = next_ms
+    jitter_ms = schedule.spec.jitter_ms
+    if next_ms is not None and jitter_ms:
+        following_ms = _slot_after(schedule.spec, schedule.anchor_ms, next_ms)
+        room_ms = jitter_ms if following_ms is None else min(jitter_ms, following_ms - next_ms)
+        schedule.next_due_ms = next_ms + int(s.random() * room_ms)
     s.timers.update(schedule)
 
 
@@ -266,8 +266,8 @@ def _text_slot_after(text: str, timezone: str, anchor_ms: int, after_ms: int) ->
     return next_due_ms(text, after_ms, timezone)
 
 
-def _catch_up(schedule: Schedule, slot_ms: int, now_ms: int) -> tuple[int, int]:
-    """The latest slot that has passed, from the earliest one on, and how many are passed over for it.
+def _catch_up(schedule: Schedule, slot_ms: int, now_ms: int) -> tuple[int, int, int | None]:
+    """From a slot that has passed to the latest one: that, how many were passed over, and the slot that follows.
 
     Far behind, only the first `MISSED_COUNTED_MAX` of a cron expression are counted.
     """
@@ -275,21 +275,22 @@ def _catch_up(schedule: Schedule, slot_ms: int, now_ms: int) -> tuple[int, int]:
     if not spec.cron:
         until_ms = now_ms if spec.end_ms is None else min(now_ms, spec.end_ms)
         missed = max(0, until_ms - slot_ms) // spec.interval_ms
-        return slot_ms + missed * spec.interval_ms, missed
+        slot_ms += missed * spec.interval_ms
+        return slot_ms, missed, _slot_after(spec, anchor_ms, slot_ms)
     for missed in range(MISSED_COUNTED_MAX):
         following_ms = _slot_after(spec, anchor_ms, slot_ms)
         if following_ms is None or following_ms > now_ms:
-            return slot_ms, missed
+            return slot_ms, missed, following_ms
         slot_ms = following_ms
-    low_ms, high_ms = slot_ms - 1, now_ms  # a slot lies behind the first and up to now, none behind the second
-    while high_ms - low_ms > 1:
+    low_ms, high_ms, later_ms = slot_ms, now_ms, _slot_after(spec, anchor_ms, now_ms)
+    while high_ms - low_ms > 1:  # a slot lies at `low_ms` or behind it up to now, none behind `high_ms`
         middle_ms = (low_ms + high_ms) // 2
         following_ms = _slot_after(spec, anchor_ms, middle_ms)
         if following_ms is not None and following_ms <= now_ms:
-            low_ms, slot_ms = middle_ms, following_ms
+            low_ms = slot_ms = following_ms
         else:
             high_ms = middle_ms
-    return slot_ms, MISSED_COUNTED_MAX
+    return slot_ms, MISSED_COUNTED_MAX, later_ms
 
 
 def _check_spec(spec: ScheduleSpec, now_ms: int) -> None:
