@@ -381,6 +381,20 @@ def test_reset_keeps_the_bound_of_open_executions() -> None:
     d.step(c.ResetExecution(workflow_id=started.workflow_id, event_id=1))
 
 
+def test_who_waits_is_told_why_a_run_was_canceled_or_terminated() -> None:
+    d, started = with_a_holder()
+    d.wait(started, "a")
+    d.answer(d.run(), WorkflowCommand(kind=WorkflowCommandKind.CANCEL, payload=c.Payload(failure("out of stock"))))
+    started = d.start()
+    d.wait(started, "b")
+    d.terminate(started)
+    told = [effect for waiter in "ab" for effect in d.told(waiter) if isinstance(effect, Closed)]
+    assert [(effect.status, effect.reason) for effect in told] == [
+        (Status.CANCELED, "out of stock"),
+        (Status.TERMINATED, "now"),
+    ]
+
+
 def test_who_waits_for_a_workflow_is_told_its_end() -> None:
     d, started = with_a_holder()
     d.wait(started)

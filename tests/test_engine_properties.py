@@ -10,7 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.helpers.engine_driver import HOUR_MS, Driver, failure
 from tests.helpers.engine_machine import EngineMachine
 
-from zapserver.engine import activities, executions, workflow_tasks
+from zapserver.engine import activities, registry, workflow_tasks
 from zapserver.engine import commands as c
 from zapserver.engine.commands import ActivityTimeouts
 from zapserver.engine.errors import EngineError
@@ -169,14 +169,14 @@ def _never_wake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _leave_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    check = executions._check_free
+    check = registry.check_free
 
     def untidy(s: State, workflow_id: str) -> None:
         s.queue((c.QueueKind.ACTIVITY, "trace"))
         check(s, workflow_id)
         s.drop_queue_if_unused((c.QueueKind.ACTIVITY, "trace"))
 
-    monkeypatch.setattr(executions, "_check_free", untidy)
+    monkeypatch.setattr(registry, "check_free", untidy)
 
 
 def _forget_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,14 @@ def test_every_in_an_expression_counts_from_the_creation_also_beside_others() ->
     assert [ms // MINUTE_MS for ms in _fired(d)] == [30, 60, 90, 120, 150, 180]
 
 
+def test_a_duration_among_the_expressions_counts_from_the_creation_too() -> None:
+    d = _with_worker()
+    d.advance(500)
+    d.schedule(ScheduleSpec(cron=("90s", "@every 90s")))
+    d.advance(3 * MINUTE_MS)
+    assert _fired(d) == [90_000, 90_500, 180_000, 180_500]
+
+
 def test_missed_cron_slots_are_counted_and_the_latest_is_acted_on() -> None:
     d = _with_worker()
     schedule = d.schedule(ScheduleSpec(cron=("* * * * *",)))

@@ -257,6 +257,15 @@ def test_broken_letters_inside_a_failure_are_replaced_not_passed_on() -> None:
     assert d.failure(started)["details"] == ["\ufffd"]
 
 
+def test_a_failure_that_can_be_read_is_kept_byte_for_byte() -> None:
+    data = b'{ "p": {"message": "no", "code": "Boom", "nonRetryable": true, "extra": 1.50}, "v": 1 }'
+    d = Driver()
+    d.subscribe(1)
+    started = d.submit()
+    d.fail(d.task(), data)
+    assert bytes(d.execution(started).failure or b"") == data
+
+
 def test_an_enormous_failure_is_cut_to_its_message() -> None:
     d = Driver()
     d.subscribe(1)

@@ -203,6 +203,18 @@ def test_an_idle_neighbour_comes_before_the_one_that_handed_back() -> None:
     assert d.task(2).run_id == kept.run_id
 
 
+def test_an_idle_neighbour_that_names_its_types_comes_before_it_as_well() -> None:
+    d = Driver()
+    d.subscribe(1, slots=3)
+    d.subscribe(2, slots=3, types=["email"])
+    for _ in range(3):
+        d.submit("email")
+    assert [task.peer for task in d.tasks()] == [2, 1, 2], "the next turn is the first worker's"
+    returned = d.task(1)
+    d.hand_back(returned)
+    assert d.task(2).run_id == returned.run_id
+
+
 # --- cancel and terminate ------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from zapserver.engine import activities, matching
+from zapserver.engine import activities, matching, registry
 from zapserver.engine.activities import Outcome
 from zapserver.engine.commands import (
     ActivityTimeouts,
@@ -60,12 +60,12 @@ def start_task(s: State, command: StartTask, now_ms: int, *, schedule_id: str = 
     check_request_id(command.request_id, s.limits)
     if command.timeouts is not None:
         check_timeouts(command.timeouts)
-    request = _request_key("task", command.type, schedule_id, command.request_id)
-    if (known := seen(s, request)) is not None:
+    request = registry.request_key("task", command.type, schedule_id, command.request_id)
+    if (known := registry.seen(s, request)) is not None:
         return known
     run_id = s.new_id()
     workflow_id = command.workflow_id or f"{command.type}-{run_id[:16]}"
-    _check_free(s, workflow_id)
+    registry.check_free(s, workflow_id)
     execution = Execution(
         workflow_id=workflow_id,
         run_id=run_id,
@@ -97,21 +97,21 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
         check_name("signal name", command.signal_name, s.limits)
     first_due_ms = _first_due_ms(command.cron_schedule, now_ms)
     if command.workflow_id:
-        request = _request_key("workflow", command.workflow_id, schedule_id, command.request_id)
+        request = registry.request_key("workflow", command.workflow_id, schedule_id, command.request_id)
     else:
-        request = _request_key("workflow type", command.type, schedule_id, command.request_id)
-    if (known := seen(s, request)) is not None:
+        request = registry.request_key("workflow type", command.type, schedule_id, command.request_id)
+    if (known := registry.seen(s, request)) is not None:
         return known
-    if command.signal_name and (latest := _latest_open(s, command.workflow_id)) is not None:
+    if command.signal_name and (latest := registry.latest_open(s, command.workflow_id)) is not None:
         signal(s, latest, command.signal_name, command.signal_input, command.identity, now_ms)
-        _remember(s, latest, request)
+        registry.remember(s, latest, request)
         return Started(workflow_id=latest.workflow_id, run_id=latest.run_id, is_new=False)
     run_id = command.run_id or s.new_id()
-    _check_run_id(s, run_id)
+    registry.check_run_id(s, run_id)
     workflow_id = command.workflow_id or f"{command.type.lower()}-{run_id[:8]}"
     if not command.workflow_id and workflow_id in s.runs:
         workflow_id = f"{command.type.lower()}-{run_id}"
-    _check_free(s, workflow_id)
+    registry.check_free(s, workflow_id)
     execution = Execution(
         workflow_id=workflow_id,
         run_id=run_id,
@@ -148,61 +148,10 @@ def _first_due_ms(cron_schedule: str, now_ms: int) -> int | None:
     return due_ms
 
 
-def _request_key(kind: str, name: str, schedule_id: str, request_id: str) -> RequestKey | None:
-    """Request ids of different things never meet; those of a schedule belong to the schedule."""
-    if not request_id:
-        return None
-    return ("schedule", schedule_id, request_id) if schedule_id else (kind, name, request_id)
-
-
-def seen(s: State, request: RequestKey | None) -> Started | None:
-    """What the request started when it came for the first time."""
-    run_id = s.request_ids.get(request) if request is not None else None
-    if run_id is None:
-        return None
-    return Started(workflow_id=s.executions[run_id].workflow_id, run_id=run_id, is_new=False)
-
-
-def _remember(s: State, execution: Execution, request: RequestKey | None) -> None:
-    if request is not None:
-        s.request_ids[request] = execution.run_id
-        execution.request_keys += (request,)
-
-
-def _check_run_id(s: State, run_id: str) -> None:
-    check_name("run id", run_id, s.limits)
-    if "|" in run_id:  # it separates the parts of a task token
-        raise Invalid(f"run id {run_id[:80]!r} has a '|' in it; leave it out and the server makes one")
-    if run_id in s.executions:
-        raise Conflict(f"run id {run_id!r} exists already; leave it out and the server makes one")
-
-
-def _latest_open(s: State, workflow_id: str) -> Execution | None:
-    runs = s.runs.get(workflow_id)
-    return runs[-1] if runs and runs[-1].status.is_open else None
-
-
-def _check_free(s: State, workflow_id: str) -> None:
-    check_name("workflow id", workflow_id, s.limits)
-    running = _latest_open(s, workflow_id)
-    if running is not None:
-        raise Conflict(
-            f"workflow {workflow_id!r} is open already (run {running.run_id}); cancel or terminate it,"
-            " signal it, or choose another id"
-        )
-    _check_room(s, workflow_id)
-
-
-def _check_room(s: State, workflow_id: str) -> None:
-    """An open run of the same id gives its place to the new one."""
-    if _latest_open(s, workflow_id) is None and s.open_count >= s.limits.open_executions_max:
-        raise LimitReached(f"this namespace has {s.open_count} open executions, its limit; let some end first")
-
-
 def _admit(s: State, execution: Execution, now_ms: int, request: RequestKey | None = None) -> None:
     """Enter a new execution into the indexes and record that it started."""
-    _index(s, execution)
-    _remember(s, execution, request)
+    registry.index(s, execution)
+    registry.remember(s, execution, request)
     attributes: dict[str, object] = {
         "workflowType": execution.type,
         "taskQueue": execution.task_queue,
@@ -297,13 +246,13 @@ def reset(s: State, source: Execution, command: ResetExecution, now_ms: int) -> 
     """End `source` and start a new run from its input, with its history up to the event named."""
     if not 1 <= command.event_id <= len(source.history):
         raise Invalid(f"event id {command.event_id} is not in 1..{len(source.history)} of run {source.run_id}")
-    _check_room(s, source.workflow_id)
-    newest = _latest_open(s, source.workflow_id)
+    registry.check_room(s, source.workflow_id)
+    newest = registry.latest_open(s, source.workflow_id)
     for run in {id(run): run for run in (source, newest) if run is not None and run.status.is_open}.values():
         close(s, run, Status.TERMINATED, now_ms, reason=f"reset: {command.reason}", identity=command.identity)
     execution = _next_run(source, s.new_id(), now_ms)
     execution.history = source.history[: command.event_id]
-    _index(s, execution)
+    registry.index(s, execution)
     execution.record(
         EventType.EXECUTION_RESET,
         now_ms,
@@ -321,10 +270,10 @@ def requeue_dead_letter(s: State, source: Execution, identity: str, now_ms: int)
         raise Conflict(
             f"run {source.run_id} of {source.workflow_id!r} is not a dead letter: it is {source.status.name}"
         )
-    _check_free(s, source.workflow_id)
+    registry.check_free(s, source.workflow_id)
     source.is_dead_letter = False
     del s.dead_letters[source.run_id]
-    _keep_closed(s, source)
+    registry.keep_closed(s, source)
     execution = _next_run(source, s.new_id(), now_ms)
     execution.identity = identity
     _admit(s, execution, now_ms)
@@ -351,14 +300,6 @@ def _next_run(source: Execution, run_id: str, now_ms: int) -> Execution:
         cron_schedule=source.cron_schedule,
         schedule_id=source.schedule_id,
     )
-
-
-def _index(s: State, execution: Execution) -> None:
-    s.executions[execution.run_id] = execution
-    s.runs.setdefault(execution.workflow_id, []).append(execution)
-    s.open_count += 1
-    if execution.schedule_id and (schedule := s.schedules.get(execution.schedule_id)) is not None:
-        schedule.open_runs[execution.run_id] = execution
 
 
 def _set_off(s: State, execution: Execution, now_ms: int) -> None:
@@ -465,19 +406,7 @@ def close(
             s.freed_schedules.append(schedule)
     if status in (Status.COMPLETED, Status.FAILED, Status.TIMED_OUT) and execution.cron_schedule:
         _run_again(s, execution, next_due_ms(execution.cron_schedule, now_ms), attempt=1, now_ms=now_ms)
-    _keep_closed(s, execution)
-
-
-def _keep_closed(s: State, execution: Execution) -> None:
-    """Remember a closed execution for those who look, and forget the oldest."""
-    if execution.is_dead_letter:
-        s.dead_letters[execution.run_id] = execution
-        if len(s.dead_letters) > s.limits.dead_letters_max:
-            _forget(s, next(iter(s.dead_letters.values())))
-    else:
-        s.closed.append(execution)
-        if len(s.closed) > s.limits.closed_executions_max:
-            _forget(s, s.closed.popleft())
+    registry.keep_closed(s, execution)
 
 
 def closed_effect(execution: Execution, waiter: Waiter) -> Closed:
@@ -532,17 +461,6 @@ def _run_again(s: State, source: Execution, due_ms: int | None, *, attempt: int,
     execution.first_start_ms = source.first_start_ms
     _admit(s, execution, now_ms)
     _set_off(s, execution, now_ms)
-
-
-def _forget(s: State, execution: Execution) -> None:
-    del s.executions[execution.run_id]
-    runs = s.runs[execution.workflow_id]
-    runs.remove(execution)
-    if not runs:
-        del s.runs[execution.workflow_id]
-    s.dead_letters.pop(execution.run_id, None)
-    for request in execution.request_keys:
-        del s.request_ids[request]
 
 
 # --- time and loss -----------------------------------------------------------------------------------

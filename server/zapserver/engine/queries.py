@@ -79,7 +79,6 @@ def _settle(s: State, query: PendingQuery, result: Payload | None, error: Engine
 
 
 def _remove(s: State, query: PendingQuery) -> None:
-    query.is_open = False
     s.timers.remove(query)
     del s.queries[query.token]
     peer = s.peers.get(query.peer)

@@ -243,10 +243,9 @@ class PendingQuery:
     expires_ms: int
     query_type: str
     timer_ms: int | None = None
-    is_open: bool = True
 
     def deadline_ms(self) -> int | None:
-        return self.expires_ms if self.is_open else None
+        return self.expires_ms
 
 
 @dataclass(slots=True, eq=False)

@@ -8,7 +8,7 @@ are counted as missed.
 
 from __future__ import annotations
 
-from zapserver.engine import executions
+from zapserver.engine import executions, registry
 from zapserver.engine.commands import (
     Action,
     Overlap,
@@ -117,7 +117,7 @@ def trigger(s: State, command: TriggerSchedule, now_ms: int) -> Started | None:
     """Act now, paused or not. The overlap policy given, or the schedule's own, decides beside open runs."""
     schedule = find(s, command.schedule_id)
     check_request_id(command.request_id, s.limits)
-    known = executions.seen(s, ("schedule", schedule.schedule_id, command.request_id))
+    known = registry.seen(s, ("schedule", schedule.schedule_id, command.request_id))
     if known is not None:
         return known
     run = ScheduledRun(name=command.request_id or s.new_id()[:16], request_id=command.request_id)

@@ -113,8 +113,7 @@ class Views:
                 )
             )
         elif task is not None and execution.status is Status.RUNNING:
-            reason = self._s.queue(task.queue).why_waiting(task)
-            self._s.drop_queue_if_unused(task.queue)
+            reason = self._s.queues[task.queue].why_waiting(task)
             waiting.append(Waiting(what=execution.type, reason=reason, since_ms=task.ready_ms, attempt=task.attempt))
         elif execution.task_due_ms is not None:
             reason = "its start is due later" if execution.attempt == 1 else f"attempt {execution.attempt} backs off"
@@ -137,8 +136,7 @@ class Views:
                 reason = f"attempt {activity.attempt} failed and the next one backs off"
             case _:
                 since_ms = activity.ready_ms
-                reason = self._s.queue(activity.queue).why_waiting(activity)
-                self._s.drop_queue_if_unused(activity.queue)
+                reason = self._s.queues[activity.queue].why_waiting(activity)
         return Waiting(
             what=activity.type,
             reason=reason,
