@@ -9,6 +9,7 @@ from tests.helpers.engine_invariants import waiting_tasks
 from zapserver.engine import Limits
 from zapserver.engine import commands as c
 from zapserver.engine.commands import QueueKind
+from zapserver.engine.effects import PeerFull
 from zapserver.engine.errors import Invalid, LimitReached, NotFound
 from zapserver.engine.queues import TaskQueue
 from zapserver.engine.records import Execution, QueuedTask, Subscription
@@ -245,6 +246,80 @@ def test_a_queue_without_work_and_workers_is_forgotten() -> None:
         d.views.explain(started.workflow_id)
         d.cancel(started)
     assert d.engine._state.queues == {}
+
+
+# --- a peer that has yet to read ---------------------------------------------------------------------------
+
+
+def _large(d: Driver, count: int, queue: str = "default") -> list[str]:
+    return [d.submit(queue=queue, input="x" * 500).run_id for _ in range(count)]
+
+
+def test_a_backlog_goes_out_in_bursts_in_order_as_the_peer_takes_them() -> None:
+    d = Driver(limits=Limits(burst_bytes_max=3_000))
+    runs = _large(d, 10)
+    d.subscribe(1)
+    assert len(d.tasks(1)) == 3
+    assert d.all(PeerFull, 1) == [PeerFull(peer=1)]
+    (waiting,) = d.views.explain(d.views.execution(_workflow_id(d, runs[5])).workflow_id)
+    assert "have yet to read earlier tasks" in waiting.reason
+    for number in (6, 9, 10):
+        d.step(c.ResumePeer(peer=1))
+        assert [task.run_id for task in d.tasks(1)] == runs[:number]
+    d.step(c.ResumePeer(peer=1))
+    d.step(c.ResumePeer(peer=77))
+    assert len(d.all(PeerFull, 1)) == 3
+
+
+def _workflow_id(d: Driver, run_id: str) -> str:
+    return d.views.execution("", run_id).workflow_id
+
+
+def test_a_full_peer_keeps_its_slots_for_later_and_others_go_on() -> None:
+    d = Driver(limits=Limits(burst_bytes_max=1_500))
+    d.subscribe(1)
+    _large(d, 2)
+    d.subscribe(2)
+    _large(d, 1)
+    assert [len(d.tasks(peer)) for peer in (1, 2)] == [2, 1]
+    d.complete(d.tasks(1)[0])
+    d.subscribe(1, queue="other")
+    _large(d, 1, "other")
+    assert len(d.tasks(1)) == 2, "neither a free slot nor another subscription gets it more"
+    d.step(c.ResumePeer(peer=1))
+    assert len(d.tasks(1)) == 3
+
+
+def test_heartbeat_details_count_as_well() -> None:
+    d = Driver(limits=Limits(burst_bytes_max=5_000))
+    d.subscribe(1)
+    for _ in range(5):
+        d.submit()
+    for task in d.tasks(1):
+        d.heartbeat(task, "x" * 2_000)
+    d.lose(1)
+    d.subscribe(2)
+    assert len(d.tasks(2)) == 2
+
+
+def test_a_lost_peer_is_no_longer_full() -> None:
+    d = Driver(limits=Limits(burst_bytes_max=1_500))
+    d.subscribe(1)
+    _large(d, 4)
+    d.lose(1)
+    d.subscribe(1)
+    assert len(d.tasks(1)) == 4
+
+
+def test_a_long_backlog_does_not_keep_another_subscription_of_the_peer_waiting() -> None:
+    d = Driver(limits=Limits(burst_bytes_max=1_500))
+    _large(d, 20, "long")
+    (short,) = _large(d, 1, "short")
+    d.subscribe(1, queue="long")
+    d.subscribe(1, queue="short")
+    for _ in range(2):
+        d.step(c.ResumePeer(peer=1))
+    assert short in [task.run_id for task in d.tasks(1)]
 
 
 # --- the queue by itself -------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ class Driver:
             effects = self.engine.take_effects()
             self.effects += effects
             if self._watch is not None:
-                self._watch.check(effects)
+                self._watch.check(command, effects)
 
     def refused(self, command: c.Command[Any], error: type[EngineError]) -> str:
         """The text with which a command is refused, after proving that the refusal left no trace."""

@@ -9,8 +9,9 @@ from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
 from zapserver.engine import Engine
+from zapserver.engine import commands as c
 from zapserver.engine.commands import Status
-from zapserver.engine.effects import Answered, Closed, DeliverActivityTask, DeliverWorkflowTask, Effect
+from zapserver.engine.effects import Answered, Closed, DeliverActivityTask, DeliverWorkflowTask, Effect, PeerFull
 from zapserver.engine.queues import TaskQueue, _Line
 from zapserver.engine.records import Activity, ActivityState, Execution, QueuedTask, Subscription, WorkflowTask
 from zapserver.engine.state import State
@@ -22,13 +23,16 @@ class Watch:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._told: set[Hashable] = set()
+        self._full: set[int] = set()
         self._closed: dict[str, tuple[object, ...]] = {}
 
-    def check(self, effects: Iterable[Effect]) -> None:
+    def check(self, command: c.Command[Any], effects: Iterable[Effect]) -> None:
         """To be called after every step, with the effects of that step."""
         s = self._engine._state
         assert s.effects == []
         assert s.freed_schedules == []
+        if isinstance(command, c.ResumePeer | c.PeerLost):
+            self._full.discard(command.peer)
         for effect in effects:
             self._check_effect(s, effect)
         waiting = {id(task): key for key, queue in s.queues.items() for task in _check_queue(queue)}
@@ -45,6 +49,8 @@ class Watch:
             case Closed() | Answered():
                 assert effect.waiter not in self._told, f"{effect.waiter!r} was told twice"
                 self._told.add(effect.waiter)
+            case PeerFull():
+                self._full.add(effect.peer)
             case DeliverActivityTask() | DeliverWorkflowTask():
                 # What was delivered in this step may be over already, but slots only become free by that.
                 task = s.peers[effect.peer].leases.get(effect.task_token) if effect.peer in s.peers else None
@@ -52,6 +58,7 @@ class Watch:
                     assert task.lease is not None
                     subscription = s.peers[effect.peer].subscriptions[task.lease.subscription_id]
                     assert subscription.held <= subscription.slots, "a delivery beyond the credits"
+                    assert effect.peer not in self._full, "a delivery to a peer that has not taken what it got"
                     assert subscription.serves(task.type), "a delivery of a type that was not asked for"
 
     def _check_end_is_final(self, execution: Execution) -> None:
@@ -84,7 +91,7 @@ def _check_queue(queue: TaskQueue) -> list[QueuedTask]:
     by_type = [task for line in queue._lines.values() for task in _in_order(line)]
     assert sorted(by_type, key=lambda task: task.order) == tasks, "the lines by type disagree with the whole line"
     assert all(queue._lines.values()), "an empty line is kept"
-    idle = {s.subscription_id for s in queue.subscriptions.values() if s.held < s.slots}
+    idle = {s.subscription_id for s in queue.subscriptions.values() if s.held < s.slots and not s.is_full}
     _check_rows(queue._idle, [queue.subscriptions[key] for key in idle])
     _check_rows(queue._serving, queue.subscriptions.values())
     assert {s.subscription_id for s in queue.subscriptions.values() if s.is_idle} == idle
@@ -114,6 +121,8 @@ def _check_subscriptions(s: State) -> None:
 
 def _check_peers(s: State) -> None:
     for key, peer in s.peers.items():
+        assert all(subscription.is_full is peer.is_full for subscription in peer.subscriptions.values())
+        assert peer.is_full or peer.burst_bytes <= s.limits.burst_bytes_max
         for token, task in peer.leases.items():
             assert task.lease is not None
             assert (task.lease.token, task.lease.peer) == (token, key)

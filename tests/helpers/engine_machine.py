@@ -98,6 +98,7 @@ LIMITS = Limits(
     waits_per_peer_max=3,
     pending_queries_max=2,
     history_events_max=30,
+    burst_bytes_max=2_500,
 )
 """Small, so that each of them is met."""
 
@@ -162,7 +163,7 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(
         peer=PEERS,
         pick=PICKS,
-        what=st.sampled_from(["subscribe", "subscribe", "subscribe", "slots", "unsubscribe", "lose", "abandon"]),
+        what=st.sampled_from(["subscribe"] * 3 + ["resume"] * 3 + ["slots", "unsubscribe", "lose", "abandon"]),
         kind=KINDS,
         queue=QUEUES,
         slots=st.sampled_from([None, 1, 2, 3, 1, 2, 3, 0, -1]),
@@ -185,6 +186,7 @@ class EngineMachine(RuleBasedStateMachine):
             "slots": c.SetSlots(peer=peer, subscription_id=id, slots=1 if slots is None else slots),
             "unsubscribe": c.Unsubscribe(peer=peer, subscription_id=id),
             "lose": c.PeerLost(peer=peer, reason="gone"),
+            "resume": c.ResumePeer(peer=peer),
             "abandon": c.AbandonWait(waiter=self.waiters - pick % 5, peer=peer),
         }
         self.attempt(commands[what])
@@ -295,6 +297,7 @@ class EngineMachine(RuleBasedStateMachine):
             if not s.open_count:
                 break
             for peer in helpers:
+                d.step(c.ResumePeer(peer=peer))
                 for token in list(s.peers[peer].leases):
                     if token in s.peers[peer].leases:
                         self._do(token)

@@ -8,7 +8,7 @@ from zapserver.engine.records import Activity, ActivityState, EventType, Peer, Q
 from zapserver.engine.state import State
 
 DELIVERY_BYTES = 500
-"""About what a delivery has beside its payload."""
+"""About what a delivery has beside its payloads."""
 
 
 def enqueue(s: State, task: QueuedTask, now_ms: int) -> None:
@@ -69,26 +69,30 @@ def resume(s: State, peer: Peer, now_ms: int) -> None:
     peer.burst_bytes, peer.is_full = 0, False
     for subscription in peer.subscriptions.values():
         subscription.is_full = False
-    for subscription in peer.subscriptions.values():
+    for key in list(peer.subscriptions):
+        # Who is served now comes last when it goes on, so that one backlog does not keep the others waiting.
+        subscription = peer.subscriptions[key] = peer.subscriptions.pop(key)
         serve(s, subscription, now_ms)
+        if peer.is_full:
+            break
 
 
 def _deliver(s: State, task: QueuedTask, subscription: Subscription, now_ms: int) -> None:
     task.attempt += 1
     if isinstance(task, Activity):
         _deliver_activity(s, task, subscription, now_ms)
-        _count(s, subscription, task.input)
+        _count(s, subscription, task.input, task.heartbeat_details)
     else:
         assert isinstance(task, WorkflowTask)
         _deliver_workflow_task(s, task, subscription, now_ms)
         _count(s, subscription, task.execution.input)
 
 
-def _count(s: State, subscription: Subscription, payload: Payload | None) -> None:
+def _count(s: State, subscription: Subscription, *payloads: Payload | None) -> None:
     """A backlog of large payloads must not go out at once: the connection could not hold it, and would be
     closed as that of a peer that does not read."""
     peer = s.peer(subscription.peer)
-    peer.burst_bytes += DELIVERY_BYTES + (0 if payload is None else len(payload))
+    peer.burst_bytes += DELIVERY_BYTES + sum(len(payload) for payload in payloads if payload is not None)
     if peer.burst_bytes > s.limits.burst_bytes_max and not peer.is_full:
         peer.is_full = True
         for other in peer.subscriptions.values():
