@@ -224,6 +224,7 @@ def test_cancel_of_a_waiting_task_ends_it_at_once() -> None:
     d.cancel(started, "not needed")
     assert d.status(started) is Status.CANCELED
     assert d.history(started)[-3:] == ["CANCEL_REQUESTED", "ACTIVITY_CANCELED", "CANCELED"]
+    assert b'"not needed"' in bytes(d.execution(started).history[-2].attributes["failure"])
     d.subscribe(1)
     assert d.tasks() == []
     assert d.views.dead_letters() == []

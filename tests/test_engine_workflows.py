@@ -202,6 +202,7 @@ def test_an_activity_that_makes_no_sense_is_refused_and_counts_as_no_call(wrong:
     [
         c.StartWorkflow(type=""),
         c.StartWorkflow(type="\0"),
+        c.StartWorkflow(type="\0", workflow_id="w"),
         c.StartWorkflow(type="Order", task_queue=""),
         c.StartWorkflow(type="Order", workflow_id="w" * 1_001),
         c.StartWorkflow(type="Order", run_id="a|b"),
@@ -386,6 +387,17 @@ def test_an_unknown_type_goes_to_another_worker_and_never_back() -> None:
     assert d.run(3).run_id == started.run_id
     d.finish(d.run(3))
     assert d.status(started) is Status.COMPLETED
+
+
+def test_a_worker_that_refused_a_type_takes_what_waits_behind_it() -> None:
+    d = Driver()
+    d.subscribe_workflows(1, slots=1)
+    d.start("Rare")
+    common = [d.start("Common").run_id for _ in range(2)]
+    d.answer(d.run())
+    d.finish(d.run())
+    d.finish(d.run())
+    assert [run.run_id for run in d.runs()][1:] == common, "the rare one waits for a worker that knows it"
 
 
 def test_a_worker_that_unsubscribed_may_still_refuse() -> None:
