@@ -29,7 +29,7 @@ def info(execution: Execution) -> dict[str, Any]:
         "workflow_type": execution.type,
         "status": execution.status.wire,
         "status_name": execution.status.name,
-        "history_length": len(execution.history),
+        "history_length": execution.history_length,
         "task_queue": execution.task_queue,
         "start_time": rfc3339(execution.start_ms),
         "kind": "task" if execution.is_task else "workflow",

@@ -63,7 +63,7 @@ class Watch:
 
     def _check_end_is_final(self, execution: Execution) -> None:
         if not execution.status.is_open:
-            end = (execution.status, execution.close_ms, execution.result, execution.failure, len(execution.history))
+            end = (execution.status, execution.close_ms, execution.result, execution.failure, execution.history_length)
             assert self._closed.setdefault(execution.run_id, end) == end, "a closed execution changed"
 
 
@@ -136,7 +136,7 @@ def _check_peers(s: State) -> None:
 
 
 def _check_execution(s: State, execution: Execution, waiting: dict[int, Any]) -> None:
-    assert [event.event_id for event in execution.history] == list(range(1, len(execution.history) + 1))
+    assert [event.event_id for event in execution.history] == list(range(1, execution.history_length + 1))
     times = [event.time_ms for event in execution.history]
     assert times == sorted(times), "the history runs backwards"
     task = execution.task

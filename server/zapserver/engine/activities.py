@@ -98,7 +98,8 @@ def schedule(
     )
     s.activities[activity_id] = activity
     execution.open_activities[activity_id] = activity
-    execution.record(
+    s.record(
+        execution,
         EventType.ACTIVITY_SCHEDULED,
         now_ms,
         activityId=activity_id,
@@ -106,6 +107,7 @@ def schedule(
         taskQueue=task_queue,
         input=input,
     )
+    s.touch_activity(activity)
     matching.enqueue(s, activity, now_ms)
     s.timers.update(activity)
     return activity
@@ -149,6 +151,7 @@ def heartbeat(s: State, token: str, details: Payload | None, now_ms: int) -> boo
     activity.lease.heartbeat_ms = now_ms
     if details is not None:
         activity.heartbeat_details = details
+    s.touch_activity(activity)
     return activity.cancel_reason is not None
 
 
@@ -158,11 +161,11 @@ def hand_back(s: State, token: str, reason: str, now_ms: int) -> Outcome | None:
     if activity.cancel_reason is not None:
         return _close(s, Outcome(activity, Status.CANCELED, failure=_canceled(activity)), now_ms)
     if not _has_room(s, activity):
-        text = f"handed back with a history that is full ({len(activity.execution.history)} events): {reason}"
+        text = f"handed back with a history that is full ({activity.execution.history_length} events): {reason}"
         failure = encode_failure(Failure(message=text, code=HISTORY_FULL_ERROR, non_retryable=True))
         return _close(s, Outcome(activity, Status.FAILED, failure=failure), now_ms)
     activity.charged -= 1
-    _event(activity, EventType.ACTIVITY_HANDED_BACK, now_ms, attempt=activity.attempt, reason=reason)
+    _event(s, activity, EventType.ACTIVITY_HANDED_BACK, now_ms, attempt=activity.attempt, reason=reason)
     activity.state = ActivityState.SCHEDULED
     matching.pass_on(s, activity, now_ms)
     s.timers.update(activity)
@@ -186,7 +189,7 @@ def workers_lost(s: State, lost: list[Activity], reason: str, now_ms: int) -> tu
         elif not activity.retry_policy.allows_another(activity.charged) or not _has_room(s, activity):
             outcomes.append(_close(s, Outcome(activity, Status.FAILED, failure=failure), now_ms))
         else:
-            _event(activity, EventType.ACTIVITY_RETRYING, now_ms, attempt=activity.attempt, failure=Payload(failure))
+            _event(s, activity, EventType.ACTIVITY_RETRYING, now_ms, attempt=activity.attempt, failure=Payload(failure))
             activity.last_failure = failure
             activity.state = ActivityState.SCHEDULED
             activity.ready_ms = now_ms
@@ -200,6 +203,7 @@ def request_cancel(s: State, activity: Activity, reason: str, now_ms: int) -> Ou
     """Cancel at once what nobody runs; ask the worker to stop what somebody runs."""
     if activity.cancel_reason is None:
         activity.cancel_reason = reason
+        s.touch_activity(activity)
         if activity.lease is not None:
             s.effects.append(
                 DeliverActivityCancel(peer=activity.lease.peer, task_token=activity.lease.token, reason=reason)
@@ -225,6 +229,7 @@ def fire(s: State, activity: Activity, now_ms: int) -> Outcome | None:
         return _timed_out(s, activity, "schedule-to-close", timeouts.schedule_to_close_ms, now_ms)
     if activity.state is ActivityState.BACKOFF:
         activity.state = ActivityState.SCHEDULED
+        s.touch_activity(activity)
         matching.enqueue(s, activity, now_ms)
         s.timers.update(activity)
         return None
@@ -271,6 +276,7 @@ def _attempt_failed(s: State, activity: Activity, failure: bytes, status: Status
     ):
         return _close(s, Outcome(activity, status, failure=failure), now_ms)
     _event(
+        s,
         activity,
         EventType.ACTIVITY_RETRYING,
         now_ms,
@@ -288,7 +294,7 @@ def _attempt_failed(s: State, activity: Activity, failure: bytes, status: Status
 
 def _has_room(s: State, activity: Activity) -> bool:
     """Whether the history may grow by another attempt. Some policies would retry for ever."""
-    return len(activity.execution.history) < s.limits.history_events_max
+    return activity.execution.history_length < s.limits.history_events_max
 
 
 def _close(s: State, outcome: Outcome, now_ms: int) -> Outcome:
@@ -301,7 +307,7 @@ def _close(s: State, outcome: Outcome, now_ms: int) -> Outcome:
     else:
         assert outcome.failure is not None
         attributes["failure"] = Payload(outcome.failure)
-    _event(activity, _CLOSING_EVENT[outcome.status], now_ms, **attributes)
+    _event(s, activity, _CLOSING_EVENT[outcome.status], now_ms, **attributes)
     _detach(s, activity, now_ms)
     return outcome
 
@@ -313,14 +319,16 @@ def _detach(s: State, activity: Activity, now_ms: int) -> None:
     s.timers.remove(activity)
     del s.activities[activity.activity_id]
     del activity.execution.open_activities[activity.activity_id]
+    s.touch_activity(activity)
     if was_waiting:
         matching.withdraw(s, activity)
     else:
         matching.finish(s, activity, now_ms)
 
 
-def _event(activity: Activity, event_type: EventType, now_ms: int, **attributes: object) -> None:
-    activity.execution.record(event_type, now_ms, activityId=activity.activity_id, **attributes)
+def _event(s: State, activity: Activity, event_type: EventType, now_ms: int, **attributes: object) -> None:
+    s.record(activity.execution, event_type, now_ms, activityId=activity.activity_id, **attributes)
+    s.touch_activity(activity)
 
 
 def _canceled(activity: Activity) -> bytes:

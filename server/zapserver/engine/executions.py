@@ -163,7 +163,7 @@ def _admit(s: State, execution: Execution, now_ms: int, request: RequestKey | No
         attributes["scheduleId"] = execution.schedule_id
     if execution.attempt > 1:
         attributes["attempt"] = execution.attempt
-    execution.record(EventType.EXECUTION_STARTED, now_ms, **attributes)
+    s.record(execution, EventType.EXECUTION_STARTED, now_ms, **attributes)
 
 
 def _schedule_the_task(s: State, execution: Execution, now_ms: int) -> None:
@@ -193,9 +193,9 @@ def _enqueue_workflow_task(s: State, execution: Execution, now_ms: int) -> None:
 def signal(s: State, execution: Execution, name: str, input: Payload | None, identity: str, now_ms: int) -> None:
     check_name("signal name", name, s.limits)
     check_open(execution)
-    if len(execution.history) >= s.limits.history_events_max:
-        raise LimitReached(f"the history of {execution.workflow_id!r} is full ({len(execution.history)} events)")
-    execution.record(EventType.EXECUTION_SIGNALED, now_ms, signalName=name, input=input, identity=identity)
+    if execution.history_length >= s.limits.history_events_max:
+        raise LimitReached(f"the history of {execution.workflow_id!r} is full ({execution.history_length} events)")
+    s.record(execution, EventType.EXECUTION_SIGNALED, now_ms, signalName=name, input=input, identity=identity)
 
 
 def cancel(s: State, execution: Execution, reason: str, identity: str, now_ms: int) -> None:
@@ -204,7 +204,7 @@ def cancel(s: State, execution: Execution, reason: str, identity: str, now_ms: i
         return
     is_repeat = execution.status is Status.CANCELING
     if not is_repeat:
-        execution.record(EventType.EXECUTION_CANCEL_REQUESTED, now_ms, reason=reason, identity=identity)
+        s.record(execution, EventType.EXECUTION_CANCEL_REQUESTED, now_ms, reason=reason, identity=identity)
         execution.status = Status.CANCELING
         execution.cancel_reason = reason
         execution.cancel_identity = identity
@@ -244,8 +244,8 @@ def terminate(s: State, execution: Execution, reason: str, identity: str, now_ms
 
 def reset(s: State, source: Execution, command: ResetExecution, now_ms: int) -> Started:
     """End `source` and start a new run from its input, with its history up to the event named."""
-    if not 1 <= command.event_id <= len(source.history):
-        raise Invalid(f"event id {command.event_id} is not in 1..{len(source.history)} of run {source.run_id}")
+    if not 1 <= command.event_id <= source.history_length:
+        raise Invalid(f"event id {command.event_id} is not in 1..{source.history_length} of run {source.run_id}")
     registry.check_room(s, source.workflow_id)
     newest = registry.latest_open(s, source.workflow_id)
     for run in {id(run): run for run in (source, newest) if run is not None and run.status.is_open}.values():
@@ -253,7 +253,8 @@ def reset(s: State, source: Execution, command: ResetExecution, now_ms: int) -> 
     execution = _next_run(source, s.new_id(), now_ms)
     execution.history = source.history[: command.event_id]
     registry.index(s, execution)
-    execution.record(
+    s.record(
+        execution,
         EventType.EXECUTION_RESET,
         now_ms,
         baseRunId=source.run_id,
@@ -381,7 +382,7 @@ def close(
     if failure is not None:
         execution.failure = Payload(failure)
         attributes["failure"] = execution.failure
-    execution.record(_CLOSING_EVENT[status], now_ms, **attributes)
+    s.record(execution, _CLOSING_EVENT[status], now_ms, **attributes)
     s.timers.remove(execution)
     s.open_count -= 1
     execution.calls.clear()

@@ -106,8 +106,10 @@ def _deliver_activity(s: State, activity: Activity, subscription: Subscription, 
     lease = s.lease(activity, subscription, f"act|{activity.activity_id}|{activity.attempt}|{s.new_id()}", now_ms)
     activity.charged += 1
     activity.state = ActivityState.STARTED
+    s.touch_activity(activity)
     s.timers.update(activity)
-    execution.record(
+    s.record(
+        execution,
         EventType.ACTIVITY_STARTED,
         now_ms,
         activityId=activity.activity_id,
@@ -138,6 +140,7 @@ def _deliver_workflow_task(s: State, task: WorkflowTask, subscription: Subscript
     execution = task.execution
     token = f"wf|{execution.workflow_id}|{execution.run_id}|{task.attempt}|{s.new_id()}"
     s.lease(task, subscription, token, now_ms)
+    s.touch(execution)
     task.calls_made = 0
     s.effects.append(
         DeliverWorkflowTask(

@@ -101,5 +101,5 @@ def _metadata(execution: Execution) -> dict[str, object]:
     return {
         "workflowType": execution.type,
         "status": execution.status.long_name,
-        "historyLen": len(execution.history),
+        "historyLen": execution.history_length,
     }

@@ -57,6 +57,7 @@ def put(s: State, command: PutSchedule, now_ms: int) -> None:
             paused=command.paused,
         )
         s.schedules[command.schedule_id] = known
+        s.touch_schedule(known)
         _plan(s, known, _slot_after(known.spec, known.anchor_ms, now_ms))
         return
     if known.spec != command.spec:
@@ -89,6 +90,7 @@ def delete(s: State, schedule_id: str) -> bool:
     if schedule is None:
         return False
     schedule.is_deleted = True
+    s.touch_schedule(schedule)
     s.timers.remove(schedule)
     return True
 
@@ -105,6 +107,7 @@ def _change(s: State, schedule: Schedule, spec: ScheduleSpec, action: Action, pa
     is_new_spec = spec != schedule.spec
     is_resumed = schedule.paused and not paused
     schedule.spec, schedule.action, schedule.paused, schedule.updated_ms = spec, action, paused, now_ms
+    s.touch_schedule(schedule)
     if is_new_spec:
         schedule.anchor_ms = now_ms
     if is_new_spec or is_resumed:
@@ -130,6 +133,7 @@ def fire(s: State, schedule: Schedule, now_ms: int) -> None:
     assert due_ms is not None
     slot_ms, missed, following_ms = _catch_up(schedule, due_ms, now_ms)
     schedule.missed += missed
+    s.touch_schedule(schedule)
     _plan(s, schedule, following_ms)
     _act_if_possible(s, schedule, ScheduledRun(name=executions.rfc3339(slot_ms)), schedule.overlap, now_ms)
 
@@ -139,6 +143,7 @@ def run_buffered(s: State, schedule: Schedule, now_ms: int) -> None:
     run = schedule.buffered_run
     if run is not None and not schedule.open_runs and not schedule.is_deleted:
         schedule.buffered_run = None
+        s.touch_schedule(schedule)
         _act_if_possible(s, schedule, run, Overlap.ALLOW, now_ms)
 
 
@@ -153,10 +158,12 @@ def _act_if_possible(s: State, schedule: Schedule, run: ScheduledRun, overlap: O
     try:
         _act(s, schedule, run, overlap, now_ms)
     except EngineError as error:
+        s.touch_schedule(schedule)
         schedule.note = f"the run {run.name} could not start: {error}"
 
 
 def _act(s: State, schedule: Schedule, run: ScheduledRun, overlap: Overlap, now_ms: int) -> Started | None:
+    s.touch_schedule(schedule)
     if schedule.open_runs and overlap is Overlap.SKIP:
         schedule.skipped_overlap += 1
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from zapserver.engine.commands import PeerKey, QueueKind
 from zapserver.engine.effects import Effect
@@ -12,6 +13,8 @@ from zapserver.engine.limits import Limits
 from zapserver.engine.queues import TaskQueue
 from zapserver.engine.records import (
     Activity,
+    Event,
+    EventType,
     Execution,
     Lease,
     Peer,
@@ -77,6 +80,28 @@ class State:
         queue = self.queues.get(key)
         if queue is not None and queue.is_unused:
             del self.queues[key]
+
+    # --- changes -----------------------------------------------------------------------------------
+
+    def record(self, execution: Execution, event_type: EventType, now_ms: int, **attributes: Any) -> Event:
+        """Append an event to the history of an execution."""
+        event = Event(execution.history_length + 1, now_ms, event_type, attributes)
+        execution.history.append(event)
+        self.touch(execution)
+        return event
+
+    def events(self, execution: Execution, after: int = 0, limit: int | None = None) -> list[Event]:
+        """The events with ids past `after`, in order."""
+        return execution.history[after : None if limit is None else after + limit]
+
+    def touch(self, execution: Execution) -> None:
+        """Something of `execution` changed that has to be kept."""
+
+    def touch_activity(self, activity: Activity) -> None:
+        """Something of `activity` changed that has to be kept; also said when it begins and when it closes."""
+
+    def touch_schedule(self, schedule: Schedule) -> None:
+        """Something of `schedule` changed that has to be kept; also said when it is made and when it is deleted."""
 
     # --- leases ----------------------------------------------------------------------------------
 

@@ -115,8 +115,8 @@ def schedule_activity(s: State, command: ScheduleActivity, now_ms: int) -> Activ
             due_ms = now_ms + RECORDED_RESULT_DELAY_MS
             s.timers.update(PendingResult(execution, task.lease.token, call, due_ms))
     else:
-        if len(execution.history) >= s.limits.history_events_max:
-            raise LimitReached(f"the history of {execution.workflow_id!r} is full ({len(execution.history)} events)")
+        if execution.history_length >= s.limits.history_events_max:
+            raise LimitReached(f"the history of {execution.workflow_id!r} is full ({execution.history_length} events)")
         call = ActivityCall(position, f"act-{s.new_id()[:24]}", command.type, command.input)
         execution.calls.append(call)
         task.calls_made += 1
