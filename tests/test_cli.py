@@ -139,7 +139,7 @@ def test_a_port_in_use_is_one_clear_line_and_status_1(flag: str) -> None:
         (["--zap-port", "-1"], "is not an address"),
         (["--http", "localhost"], "is not an address"),
         (["--zap-port", "0.0.0.0:0"], "--allow-anonymous"),
-        (["--data", "./tasks-data"], "keeps nothing on disk"),
+        (["--data", ""], "name a directory, or :memory: to keep nothing"),
         (["--namespace", "a/b"], "invalid namespace"),
         (["--node-id", "x" * 61], "1 to 60 bytes"),
         (["--log-level", "loud"], "'debug', 'info', 'warning', 'error'"),
@@ -153,9 +153,7 @@ def test_a_flag_that_cannot_be_used_is_refused_with_advice(args: list[str], advi
     assert advice in result.output
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("TASKSD_DATA_DIR", "/data"), ("TASKSD_REQUIRE_IDENTITY", "true"), ("TASKSD_JWKS_URL", "x")]
-)
+@pytest.mark.parametrize(("name", "value"), [("TASKSD_REQUIRE_IDENTITY", "true"), ("TASKSD_JWKS_URL", "x")])
 def test_what_the_environment_asks_for_is_never_silently_left_out(name: str, value: str) -> None:
     result = CliRunner().invoke(main, ["serve", *ANY_PORTS], env={name: value})
     assert result.exit_code == 2

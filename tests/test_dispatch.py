@@ -24,6 +24,7 @@ from zapwire.envelope import (
 from zapwire.errors import ConnectionLost
 from zapwire.failure import Failure, encode_failure
 from zapwire.frame import FRAME_BYTES_MAX
+from zapwire.handshake import Capability
 from zapwire.opcodes import OPCODES, Op
 
 
@@ -32,6 +33,7 @@ class FakeLink:
 
     def __init__(self, node_id: str) -> None:
         self.node_id = node_id
+        self.capabilities = Capability(0)
         self.outbox_bytes = 0
         self.when_read: list[Any] = []
         self.replies: dict[int, bytes] = {}

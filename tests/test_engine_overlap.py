@@ -236,7 +236,7 @@ def test_a_failed_run_of_a_schedule_is_a_dead_letter_that_can_run_again() -> Non
     schedule = d.schedule(every(HOUR_MS), overlap=Overlap.SKIP)
     _trigger(d)
     d.fail(d.task(), failure(non_retryable=True))
-    (letter,) = d.views.dead_letters()
+    (letter,) = d.views.dead_letters()[0]
     again = d.step(c.RequeueDeadLetter(workflow_id=letter.workflow_id))
     assert [run.run_id for run in schedule.running] == [again.run_id]
     assert _trigger(d) is None, "it counts as the open run"

@@ -29,6 +29,7 @@ from zapserver.dispatch import Dispatcher
 from zapserver.engine.commands import Action, Command, PeerKey, PutSchedule, ScheduleSpec, Waiter
 from zapserver.engine.errors import EngineError, Invalid
 from zapserver.namespaces import Namespace, Namespaces
+from zapserver.store import Durability, StoreError
 from zaptasks.duration import MILLISECOND
 from zaptasks.spec import Interval, parse_spec
 from zapwire.body import BODY_BYTES_MAX, decode_json
@@ -102,6 +103,7 @@ def make_app(dispatcher: Dispatcher) -> Starlette:
             HttpError: _refused,
             EngineError: _refused,
             ZapError: _refused,
+            StoreError: _refused,
             ClientDisconnect: _disconnected,
             Exception: _failed,
         },
@@ -117,7 +119,10 @@ class _Routes:
     async def start_task(self, request: Request) -> Response:
         body = await _read_body(request, TaskBody)
         call = self._call(request)
+        if body.durability:
+            call.ask_for(body.durability)
         started = start_task(call, body.workflow_type, requests.payload(body.input, "input"), body)
+        await call.kept()
         return _json({"workflow_id": started.workflow_id, "run_id": started.run_id, "is_new": started.is_new})
 
     async def put_schedule(self, request: Request) -> Response:
@@ -125,7 +130,8 @@ class _Routes:
         # The path is what is left after a proxy has cleaned it; the body's name is exact.
         name = body.schedule_id or request.path_params["name"]
         task = body.schedule.action.start_workflow
-        self._call(request).step(
+        call = self._call(request)
+        call.step(
             PutSchedule(
                 schedule_id=name,
                 spec=_spec(body.schedule.spec),
@@ -140,6 +146,7 @@ class _Routes:
                 ),
             )
         )
+        await call.kept()
         return _json({"schedule_id": name, "status": "scheduled"})
 
     async def health(self, request: Request) -> Response:
@@ -170,6 +177,7 @@ class _HttpCall:
     now_ms: int
     peer: PeerKey = 0
     peer_name: str = "http"
+    durability: Durability = Durability.SYNCED
 
     @property
     def waiter(self) -> Waiter:
@@ -179,7 +187,18 @@ class _HttpCall:
         raise AssertionError("no HTTP route waits for an effect")
 
     def step(self, command: Command[R]) -> R:
-        return self._dispatcher.submit(command, self.namespace.name)
+        return self._dispatcher.submit(command, self.namespace, self.durability)
+
+    def ask_for(self, durability: str) -> None:
+        self.durability = requests.read_durability(durability)
+
+    def changes(self, namespace: Namespace) -> None:
+        raise AssertionError("no HTTP route changes a namespace itself")
+
+    async def kept(self) -> None:
+        """Wait until the answer may leave. Raises `StoreError`."""
+        if self.durability is not Durability.MEMORY:
+            await self._dispatcher.kept(self.namespace)
 
 
 def _spec(body: SpecBody) -> ScheduleSpec:

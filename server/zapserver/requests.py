@@ -23,6 +23,7 @@ from zapserver.engine.commands import (
 from zapserver.engine.errors import Invalid, TooLarge
 from zapserver.engine.retry import RetryPolicy
 from zapserver.engine.views import PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX
+from zapserver.store.interface import Durability
 from zapwire.frame import Buffer
 
 DEFAULT_TASK_QUEUE = "default"
@@ -42,6 +43,8 @@ class Request(msgspec.Struct):
     """What every body may carry."""
 
     namespace: str = ""
+    durability: str = ""
+    """Ours: what the answer waits for: "memory", "written" or "synced" (the default)."""
 
 
 class ExecutionRequest(Request):
@@ -340,6 +343,7 @@ class NamespaceRequest(Request):
 
 class DeadLetterRequest(ExecutionRequest):
     page_size: int = 0
+    next_page_token: str = ""
     identity: str = ""
 
 
@@ -427,6 +431,15 @@ def base64_text(data: bytes) -> str:
 def page_size(asked: int) -> int:
     """The page size to use: the default for 0, and never more than the bound."""
     return min(asked, PAGE_SIZE_MAX) if asked > 0 else PAGE_SIZE_DEFAULT
+
+
+def read_durability(name: str) -> Durability:
+    """The level that a request names. Raises `Invalid`."""
+    try:
+        return Durability[name.upper()]
+    except KeyError:
+        known = ", ".join(repr(level.name.lower()) for level in Durability)
+        raise Invalid(f"durability {name[:40]!r} is not one of {known}") from None
 
 
 SPAN_MS_MAX = 100 * 365 * 24 * 3_600_000

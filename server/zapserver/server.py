@@ -17,20 +17,27 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 
+import structlog
 import trio
 
 from zapserver.dispatch import Dispatcher
 from zapserver.http import make_app
 from zapserver.http_host import bind_http, serve_http
+from zapserver.mending import Mender
 from zapserver.namespaces import Namespaces
-from zapserver.settings import Address, Settings
+from zapserver.settings import MEMORY, Address, Settings
+from zapserver.store import StoreError
+from zapserver.stores import Stores
+from zapserver.sweeping import Sweeper
 from zapserver.timer import Timer
 from zaptasks.groups import unwrapped
 from zapwire.listener import open_listener
 
+log = structlog.get_logger("zapserver")
+
 
 class StartError(Exception):
-    """The server cannot start; the message says which address is in the way, and why."""
+    """The server cannot start; the message says which address or file is in the way, and why."""
 
 
 def wall_clock_ms() -> int:
@@ -56,11 +63,13 @@ async def open_server(
     `clock` returns milliseconds since the epoch.
 
     Raises:
-        StartError: an address cannot be had; nothing has been served.
+        StartError: an address or the data cannot be had; nothing has been served.
     """
-    dispatcher = Dispatcher(Namespaces(settings.namespace, now_ms=clock()), clock=clock)
     with unwrapped():
         async with AsyncExitStack() as stack:
+            stores = Stores(settings.data)
+            stack.callback(stores.close)
+            dispatcher = Dispatcher(_open_namespaces(stores, settings, clock()), clock=clock)
             try:
                 http_sockets = await bind_http(settings.http.host, settings.http.port)
             except OSError as error:
@@ -83,14 +92,46 @@ async def open_server(
                 raise StartError(_cannot_listen("ZAP", settings.zap, error)) from None
             timers = await stack.enter_async_context(trio.open_nursery())
             timers.start_soon(Timer(dispatcher).run)
+            timers.start_soon(Mender(dispatcher).run)
+            timers.start_soon(Sweeper(dispatcher).run)
             async with trio.open_nursery() as serving:
                 draining = trio.Event()
                 await serving.start(serve_http, make_app(dispatcher), http_sockets, draining)
                 yield Server(dispatcher, Address(*listener.address), http_address)
                 # Both at once, so that neither takes anything new while the other one ends.
                 draining.set()
+                dispatcher.is_ending = True
+                await dispatcher.settle()
                 serving.start_soon(listener.aclose)
             timers.cancel_scope.cancel()
+
+
+def _open_namespaces(stores: Stores, settings: Settings, now_ms: int) -> Namespaces:
+    began = time.perf_counter()
+    try:
+        namespaces = Namespaces(settings.namespace, now_ms=now_ms, open_store=stores.open, known=stores.known())
+    except StoreError as error:
+        raise StartError(f"data directory {settings.data}: {error}") from error
+    except OSError as error:
+        raise StartError(f"data directory {settings.data} cannot be used: {error}") from error
+    if settings.data != MEMORY:
+        _tell_what_was_found(namespaces, settings.data, time.perf_counter() - began)
+    return namespaces
+
+
+def _tell_what_was_found(namespaces: Namespaces, data: str, seconds: float) -> None:
+    counts = [namespace.engine.views.counts() for namespace in namespaces]
+    log.info(
+        "opened",
+        data=data,
+        namespaces=len(namespaces),
+        open_executions=sum(each["open_executions"] for each in counts),
+        schedules=sum(each["schedules"] for each in counts),
+        seconds=round(seconds, 3),
+    )
+    for namespace in namespaces:
+        for damage in namespace.damaged:
+            log.error("a record is damaged and not served", namespace=namespace.name, reason=str(damage))
 
 
 def _cannot_listen(what: str, address: Address, error: OSError) -> str:

@@ -189,26 +189,26 @@ def retry_policy(policy: RetryPolicy) -> dict[str, Any]:
 
 def namespace(item: Namespace) -> dict[str, Any]:
     """The shape of Go's server (namespaceInfo) and of its SDK (info), with one config for both."""
-    created = rfc3339(item.created_ms)
+    created = rfc3339(item.about.created_ms)
     return {
         "namespaceInfo": {
             "name": item.name,
             "state": "NAMESPACE_STATE_REGISTERED",
-            "description": item.description,
-            "ownerEmail": item.owner_email,
+            "description": item.about.description,
+            "ownerEmail": item.about.owner_email,
             "createTime": created,
         },
         "info": {
             "name": item.name,
             "state": NAMESPACE_REGISTERED,
-            "description": item.description,
-            "owner_email": item.owner_email,
+            "description": item.about.description,
+            "owner_email": item.about.owner_email,
             "id": item.name,
         },
         "config": {
-            "workflowExecutionRetentionTtl": f"{item.retention_ms // 3_600_000}h",
+            "workflowExecutionRetentionTtl": f"{item.about.retention_ms // 3_600_000}h",
             "apsLimit": ACTIONS_PER_SECOND_DEFAULT,
-            "retention_ms": item.retention_ms,
+            "retention_ms": item.about.retention_ms,
         },
         "isActive": True,
     }

@@ -84,7 +84,13 @@ ENDINGS = st.lists(
     st.builds(
         WorkflowCommand,
         kind=st.sampled_from(list(WorkflowCommandKind)),
-        payload=st.none() | st.just(payload({"x": 1})) | FAILURES.map(c.Payload),
+        payload=st.none() | st.just(payload({"x": 1})),
+    )
+    # Only a failure may be garbage: the shell lets no result pass that is not JSON.
+    | st.builds(
+        WorkflowCommand,
+        kind=st.sampled_from([WorkflowCommandKind.FAIL, WorkflowCommandKind.CANCEL]),
+        payload=FAILURES.map(c.Payload),
     ),
     max_size=2,
 ).map(tuple)
@@ -120,8 +126,8 @@ class EngineMachine(RuleBasedStateMachine):
             assert fingerprint(self.d.engine) == before, "a refused command left a trace"
 
     def executions(self) -> list[Execution]:
-        """The latest first."""
-        return list(reversed(self.d.engine._state.executions.values()))
+        """The open ones, the latest first, then the closed ones."""
+        return self.d.views.executions(lambda execution: True)[0]
 
     @initialize(workers=st.lists(st.tuples(PEERS, st.integers(1, 3)), min_size=1, max_size=3))
     def some_workers(self, workers: list[tuple[int, int]]) -> None:
@@ -280,6 +286,11 @@ class EngineMachine(RuleBasedStateMachine):
             ms = 0 if due_ms is None else max(0, due_ms - self.d.now_ms)
         self.d.jump(-ms if how == "jump back" else ms)
 
+    @rule(live=st.lists(PEERS, unique=True) | st.just([]))
+    def the_server_or_its_store_fails(self, live: list[int]) -> None:
+        """It goes on from what was kept. With `live` only the store failed, and these connections still stand."""
+        self.d.restart(live)
+
     # --- the end -----------------------------------------------------------------------------------
 
     def teardown(self) -> None:
@@ -294,7 +305,8 @@ class EngineMachine(RuleBasedStateMachine):
             for queue in ("q", "r"):
                 d.subscribe(peer, queue=queue, kind=kind)
         for _ in range(60):
-            if not s.open_count:
+            s = d.engine._state
+            if not s.executions:
                 break
             for peer in helpers:
                 d.step(c.ResumePeer(peer=peer))
@@ -305,7 +317,7 @@ class EngineMachine(RuleBasedStateMachine):
                 if execution.cron_schedule and execution.status.is_open:
                     d.step(c.TerminateExecution(workflow_id=execution.workflow_id))
             d.jump(DAY_MS)
-        assert not s.open_count, [execution for execution in self.executions() if execution.status.is_open]
+        assert not s.executions, list(s.executions.values())
         for peer in helpers:
             d.lose(peer)
         assert (s.activities, s.queues, s.peers, s.queries) == ({}, {}, {}, {})

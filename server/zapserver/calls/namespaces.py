@@ -18,6 +18,7 @@ def _register(call: Call, request: NamespaceRequest) -> object:
         owner_email=request.owner_email or (given.ownerEmail if given else ""),
         retention_ms=request.retention_ms,
     )
+    call.changes(namespace)
     return shapes.described_namespace(namespace)
 
 

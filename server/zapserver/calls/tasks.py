@@ -61,7 +61,7 @@ def _submit(open_call: CallOpener, message: bytes) -> bytes:
     request = decode_task_submit(message)
     options = _options(request.options)
     body = json_payload(request.payload, "payload")
-    started = start_task(open_call(options.namespace), request.task_type, body, options)
+    started = start_task(_open(open_call, options), request.task_type, body, options)
     return encode_submit_reply(200, _started(started))
 
 
@@ -70,8 +70,15 @@ def _schedule(open_call: CallOpener, message: bytes) -> bytes:
     options = _options(request.options)
     if bool(request.interval) == bool(request.cron):
         raise Invalid(f"schedule {request.name!r} must have an interval or a cron expression, one of them")
-    put_schedule(open_call(options.namespace), request.name, request.interval or request.cron, options)
+    put_schedule(_open(open_call, options), request.name, request.interval or request.cron, options)
     return encode_submit_reply(200, msgspec.json.encode({"schedule_id": request.name, "status": "scheduled"}))
+
+
+def _open(open_call: CallOpener, options: TaskOptions) -> Call:
+    call = open_call(options.namespace)
+    if options.durability:
+        call.ask_for(options.durability)
+    return call
 
 
 def _options(data: Buffer) -> TaskOptions:
@@ -83,8 +90,10 @@ def _started(started: Started) -> bytes:
 
 
 def _list_dead_letters(call: Call, request: DeadLetterRequest) -> object:
-    letters = call.namespace.engine.views.dead_letters(limit=requests.page_size(request.page_size))
-    return {"dead_letters": [shapes.dead_letter(execution) for execution in letters]}
+    letters, token = call.namespace.engine.views.dead_letters(
+        after=request.next_page_token, limit=requests.page_size(request.page_size)
+    )
+    return {"dead_letters": [shapes.dead_letter(execution) for execution in letters], "next_page_token": token}
 
 
 def _requeue_dead_letter(call: Call, request: DeadLetterRequest) -> object:

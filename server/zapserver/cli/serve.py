@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 
 import click
 import structlog
@@ -12,6 +13,7 @@ from zapserver.cli.running import run
 from zapserver.logs import FORMATS, LEVELS, configure_logging
 from zapserver.server import StartError, open_server
 from zapserver.settings import (
+    DATA_DEFAULT,
     HTTP_PORT_DEFAULT,
     MEMORY,
     NODE_ID_DEFAULT,
@@ -20,6 +22,8 @@ from zapserver.settings import (
     SettingsError,
     parse_address,
 )
+
+SWITCH_SECONDS = 0.0002
 
 log = structlog.get_logger("zapserver")
 
@@ -49,10 +53,11 @@ class _GoFlags(click.Command):
 )
 @click.option(
     "--data",
-    default=MEMORY,
+    default=DATA_DEFAULT,
+    show_default=True,
     metavar="DIR",
     envvar=["TASKSD_DATA_DIR", "TASKS_DATA_DIR"],
-    help=f"Where to keep everything. This version keeps nothing: only {MEMORY} is taken.",
+    help=f"Where to keep everything, one file a namespace; {MEMORY} keeps nothing.",
 )
 @click.option("--namespace", default="default", envvar="TASKS_NAMESPACE", help="What calls mean that name none.")
 @click.option("--node-id", default=NODE_ID_DEFAULT, envvar="TASKSD_NODE_ID", help="The server's name in the handshake.")
@@ -97,6 +102,9 @@ def serve(
     except SettingsError as error:
         raise click.UsageError(str(error)) from None
     configure_logging(log_format, log_level)
+    # A commit in the writer's thread takes the interpreter lock a few times, and a busy loop gives it away only
+    # after this long: with the default of 5 ms a commit under load took 8 ms, with this one 4 and less.
+    sys.setswitchinterval(SWITCH_SECONDS)
     run(_serve, settings)
 
 

@@ -98,7 +98,7 @@ def schedule(
     )
     s.activities[activity_id] = activity
     execution.open_activities[activity_id] = activity
-    s.record(
+    event = s.record(
         execution,
         EventType.ACTIVITY_SCHEDULED,
         now_ms,
@@ -107,6 +107,7 @@ def schedule(
         taskQueue=task_queue,
         input=input,
     )
+    activity.scheduled_event_id = event.event_id
     s.touch_activity(activity)
     matching.enqueue(s, activity, now_ms)
     s.timers.update(activity)

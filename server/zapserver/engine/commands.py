@@ -375,5 +375,12 @@ class TriggerSchedule(Command[Started | None], frozen=True):
     request_id: str = ""
 
 
+class SweepClosed(Command[int], frozen=True):
+    """Forget executions that closed before a moment, the earliest first; answers with how many these were."""
+
+    closed_before_ms: int
+    limit: int
+
+
 class Tick(Command[None], frozen=True):
     """Nothing but the passing of time."""

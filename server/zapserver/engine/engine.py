@@ -1,6 +1,7 @@
 """The engine of one namespace: commands in, answers and effects out. No clock, no randomness, no I/O.
 
     answer = engine.step(command, now_ms)     # all of it, or an EngineError and nothing
+    changes = engine.take_changes()           # what has to be kept of it; `reader` must know it from now on
     effects = engine.take_effects()           # what to do outside, in this order
     engine.next_deadline_ms()                 # when to call engine.step(Tick(), ...) at the latest
 
@@ -11,10 +12,10 @@ is held at the latest time seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
-from zapserver.engine import activities, executions, queries, schedules, workflow_tasks
+from zapserver.engine import activities, changes, executions, queries, recovery, registry, schedules, workflow_tasks
 from zapserver.engine import commands as c
 from zapserver.engine.effects import Effect
 from zapserver.engine.errors import Invalid, LimitReached, NotFound
@@ -33,6 +34,8 @@ from zapserver.engine.records import (
 from zapserver.engine.state import State
 from zapserver.engine.validation import check_name
 from zapserver.engine.views import Views
+from zapserver.store.errors import Damaged
+from zapserver.store.interface import Batch, Reader
 
 R = TypeVar("R")
 
@@ -40,14 +43,39 @@ R = TypeVar("R")
 class Engine:
     """Everything that happens in one namespace. Not thread safe: one caller at a time.
 
+    `reader` reads what was kept: every batch that `take_changes` ever gave out, from the moment it was given out.
     `new_id` returns 32 fresh lowercase hex digits a call and must not be guessable, since task
     tokens are made of them; `random` returns a float in [0, 1) and spreads jitter.
     """
 
-    def __init__(self, *, new_id: Callable[[], str], random: Callable[[], float], limits: Limits | None = None) -> None:
-        self._state = State(new_id=new_id, random=random, limits=limits or Limits())
+    def __init__(
+        self,
+        *,
+        new_id: Callable[[], str],
+        random: Callable[[], float],
+        reader: Reader,
+        limits: Limits | None = None,
+    ) -> None:
+        self._state = State(new_id=new_id, random=random, limits=limits or Limits(), reader=reader)
         self._now_ms = 0
         self.views = Views(self._state)
+
+    def recover(self, now_ms: int, *, old: Engine | None = None, live: Iterable[c.PeerKey] = ()) -> list[Damaged]:
+        """Fill a fresh engine from its reader; damaged records are left out and returned.
+
+        `old` is the engine that this one replaces after a failure of the store, `live` its connections that still
+        stand.
+        """
+        s = self._state
+        damaged = recovery.load(s)
+        self._now_ms = max(now_ms, recovery.latest_ms(s))
+        if old is not None:
+            self._now_ms = max(self._now_ms, old._now_ms)
+            recovery.adopt(s, old._state, live, self._now_ms)
+        recovery.put_in_line(s, self._now_ms)
+        recovery.serve_everybody(s, self._now_ms)
+        self._run_buffered(self._now_ms)
+        return damaged
 
     def step(self, command: c.Command[R], now_ms: int) -> R:
         """Apply one command at `now_ms`.
@@ -64,10 +92,19 @@ class Engine:
         finally:
             self._run_buffered(now_ms)
 
+    @property
+    def now_ms(self) -> int:
+        """The latest time that it knows of."""
+        return self._now_ms
+
     def take_effects(self) -> list[Effect]:
         """What has to be done outside since the last call, in order."""
         effects, self._state.effects = self._state.effects, []
         return effects
+
+    def take_changes(self) -> Batch | None:
+        """What has to be kept of everything since the last call; None when nothing changed."""
+        return changes.take(self._state)
 
     def next_deadline_ms(self) -> int | None:
         """When something happens by itself; never later than that, perhaps a little earlier."""
@@ -265,6 +302,10 @@ def _tick(s: State, command: c.Tick, now_ms: int) -> None:
     """Time has passed already, in `step`."""
 
 
+def _sweep_closed(s: State, command: c.SweepClosed, now_ms: int) -> int:
+    return registry.sweep(s, command.closed_before_ms, command.limit)
+
+
 _HANDLERS: dict[type[c.Command[Any]], Callable[[State, Any, int], Any]] = {
     c.StartTask: executions.start_task,
     c.StartWorkflow: executions.start_workflow,
@@ -293,5 +334,6 @@ _HANDLERS: dict[type[c.Command[Any]], Callable[[State, Any, int], Any]] = {
     c.DeleteSchedule: _delete_schedule,
     c.PauseSchedule: _pause_schedule,
     c.TriggerSchedule: schedules.trigger,
+    c.SweepClosed: _sweep_closed,
     c.Tick: _tick,
 }

@@ -42,6 +42,12 @@ class StaleToken(Conflict):
     code = "stale_token"
 
 
+class Lost(EngineError):
+    """Something that has to be in the store is not there, or is damaged."""
+
+    code = "store_damaged"
+
+
 class NoWorker(NotFound):
     """Nobody is subscribed who could answer. Go's server uses 404 for it, and so do we."""
 

@@ -64,7 +64,7 @@ def start_task(s: State, command: StartTask, now_ms: int, *, schedule_id: str = 
     if (known := registry.seen(s, request)) is not None:
         return known
     run_id = s.new_id()
-    workflow_id = command.workflow_id or f"{command.type}-{run_id[:16]}"
+    workflow_id = command.workflow_id or f"{command.type}-{run_id[:24]}"
     registry.check_free(s, workflow_id)
     execution = Execution(
         workflow_id=workflow_id,
@@ -102,14 +102,14 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
         request = registry.request_key("workflow type", command.type, schedule_id, command.request_id)
     if (known := registry.seen(s, request)) is not None:
         return known
-    if command.signal_name and (latest := registry.latest_open(s, command.workflow_id)) is not None:
+    if command.signal_name and (latest := s.open_ids.get(command.workflow_id)) is not None:
         signal(s, latest, command.signal_name, command.signal_input, command.identity, now_ms)
         registry.remember(s, latest, request)
         return Started(workflow_id=latest.workflow_id, run_id=latest.run_id, is_new=False)
     run_id = command.run_id or s.new_id()
     registry.check_run_id(s, run_id)
-    workflow_id = command.workflow_id or f"{command.type.lower()}-{run_id[:8]}"
-    if not command.workflow_id and workflow_id in s.runs:
+    workflow_id = command.workflow_id or f"{command.type.lower()}-{run_id[:24]}"
+    if not command.workflow_id and s.latest(workflow_id) is not None:
         workflow_id = f"{command.type.lower()}-{run_id}"
     registry.check_free(s, workflow_id)
     execution = Execution(
@@ -247,12 +247,14 @@ def reset(s: State, source: Execution, command: ResetExecution, now_ms: int) -> 
     if not 1 <= command.event_id <= source.history_length:
         raise Invalid(f"event id {command.event_id} is not in 1..{source.history_length} of run {source.run_id}")
     registry.check_room(s, source.workflow_id)
-    newest = registry.latest_open(s, source.workflow_id)
+    newest = s.open_ids.get(source.workflow_id)
     for run in {id(run): run for run in (source, newest) if run is not None and run.status.is_open}.values():
         close(s, run, Status.TERMINATED, now_ms, reason=f"reset: {command.reason}", identity=command.identity)
     execution = _next_run(source, s.new_id(), now_ms)
-    execution.history = source.history[: command.event_id]
+    kept = s.events(source, 0, command.event_id)
     registry.index(s, execution)
+    for event in kept:
+        s.record(execution, event.type, event.time_ms, **event.attributes)
     s.record(
         execution,
         EventType.EXECUTION_RESET,
@@ -272,9 +274,7 @@ def requeue_dead_letter(s: State, source: Execution, identity: str, now_ms: int)
             f"run {source.run_id} of {source.workflow_id!r} is not a dead letter: it is {source.status.name}"
         )
     registry.check_free(s, source.workflow_id)
-    source.is_dead_letter = False
-    del s.dead_letters[source.run_id]
-    registry.keep_closed(s, source)
+    registry.calm(s, source)
     execution = _next_run(source, s.new_id(), now_ms)
     execution.identity = identity
     _admit(s, execution, now_ms)
@@ -384,7 +384,6 @@ def close(
         attributes["failure"] = execution.failure
     s.record(execution, _CLOSING_EVENT[status], now_ms, **attributes)
     s.timers.remove(execution)
-    s.open_count -= 1
     execution.calls.clear()
     # Those that wait go first, or a slot that another frees would be given to them.
     for activity in sorted(execution.open_activities.values(), key=lambda activity: activity.lease is not None):

@@ -12,8 +12,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     open_executions_max: int = 1_000_000
     """About 3 KiB each in memory, with a small payload."""
 
-    closed_executions_max: int = 100_000
-    """How many closed executions the in-memory engine remembers; the oldest are forgotten first."""
+    closed_executions_max: int | None = None
+    """How many closed executions are kept at most, the latest; None leaves it to the retention time."""
 
     dead_letters_max: int = 10_000
     """Dead letters beside those: a hundred thousand successes must not push out what needs a person."""

@@ -106,6 +106,7 @@ class Activity(QueuedTask):
     retry_policy: RetryPolicy = RetryPolicy()
     timeouts: ActivityTimeouts = ActivityTimeouts()
     scheduled_ms: int = 0
+    scheduled_event_id: int = 0
     retry_ms: int = 0
     """When the next attempt is due, in BACKOFF."""
     charged: int = 0
@@ -199,17 +200,22 @@ class Execution:
     cancel_identity: str = ""
     cancel_due_ms: int | None = None
     """When a workflow that was asked to end is ended over its head."""
-    history: list[Event] = field(default_factory=list)
+    number: int = 0
+    """Its place in the order of starts."""
+    history_length: int = 0
+    last_event_ms: int = 0
+    history_bytes: int = 0
+    """About what its history takes in the store."""
+    unsaved: list[Event] = field(default_factory=list)
+    """The events of this step; all before them are in the store."""
+    is_saved: bool = False
+    """Whether the store has it as an open execution."""
     open_activities: dict[str, Activity] = field(default_factory=dict)
     calls: list[ActivityCall] = field(default_factory=list)
     task: WorkflowTask | None = None
     waiters: dict[Waiter, PeerKey] = field(default_factory=dict)
     is_dead_letter: bool = False
     timer_ms: int | None = None
-
-    @property
-    def history_length(self) -> int:
-        return len(self.history)
 
     def times_out_ms(self) -> int | None:
         """When the run ends by a timeout of its own."""

@@ -123,7 +123,7 @@ def trigger(s: State, command: TriggerSchedule, now_ms: int) -> Started | None:
     known = registry.seen(s, ("schedule", schedule.schedule_id, command.request_id))
     if known is not None:
         return known
-    run = ScheduledRun(name=command.request_id or s.new_id()[:16], request_id=command.request_id)
+    run = ScheduledRun(name=command.request_id or s.new_id()[:24], request_id=command.request_id)
     return _act(s, schedule, run, command.overlap or schedule.overlap, now_ms)
 
 
@@ -163,15 +163,16 @@ def _act_if_possible(s: State, schedule: Schedule, run: ScheduledRun, overlap: O
 
 
 def _act(s: State, schedule: Schedule, run: ScheduledRun, overlap: Overlap, now_ms: int) -> Started | None:
-    s.touch_schedule(schedule)
     if schedule.open_runs and overlap is Overlap.SKIP:
         schedule.skipped_overlap += 1
+        s.touch_schedule(schedule)
         return None
     if schedule.open_runs and overlap is Overlap.BUFFER_ONE:
         if schedule.buffered_run is None:
             schedule.buffered_run = run
         elif schedule.buffered_run != run:
             schedule.skipped_overlap += 1
+        s.touch_schedule(schedule)
         return None
     action = schedule.action
     workflow_id = f"{_id_base(schedule.schedule_id, action)}-{run.name}"
@@ -208,6 +209,7 @@ def _act(s: State, schedule: Schedule, run: ScheduledRun, overlap: Overlap, now_
             schedule_id=schedule.schedule_id,
         )
     schedule.action_count += started.is_new
+    s.touch_schedule(schedule)
     return started
 
 

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
-from zapserver.engine import schedules
+from zapserver.engine import archive, schedules
 from zapserver.engine.commands import QueueKind, Status
+from zapserver.engine.errors import Invalid
 from zapserver.engine.records import Activity, ActivityState, Event, Execution, Schedule
 from zapserver.engine.state import State
 
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1_000
+LOOKED_AT_MAX = 2_000
+"""Executions that one page looks at: some 20 ms. A filter that matches little must not hold everybody else."""
+
+_PLACE = re.compile(r"(?:(open):([0-9]{1,18})|(closed):([0-9]{1,18}):([0-9]{1,18}))", re.ASCII)
+
+
+def _read_place(text: str) -> tuple[str, tuple[int, ...]]:
+    """Where a page ended: among the open executions, by number, or among the closed ones, by end and number."""
+    if not text:
+        return "", ()
+    match = _PLACE.fullmatch(text)
+    if match is None:
+        raise Invalid(f"{text[:40]!r} is not where a page ends; pass `next_page_token` as it came, or leave it out")
+    if match[1]:
+        return "open", (int(match[2]),)
+    return "closed", (int(match[4]), int(match[5]))
 
 
 class Waiting(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -40,25 +58,34 @@ class Views:
     def executions(
         self, matches: Callable[[Execution], bool], *, after: str = "", limit: int = PAGE_SIZE_DEFAULT
     ) -> tuple[list[Execution], str]:
-        """A page of executions, newest start first, and where the next page begins ("" at the end).
+        """A page of executions, and where the next page begins ("" at the end).
 
-        `after` is the run id that ended the page before; a run that is gone since ends the listing.
+        The open ones come first, the newest start first, then the closed ones, the latest end first. No more than
+        `LOOKED_AT_MAX` are looked at, so a page can be short, even empty, and others still follow. Raises `Invalid`
+        for an `after` that no page gave out.
         """
         page: list[Execution] = []
-        for execution in self._newest_first(after):
+        last = ""
+        for looked_at, (place, execution) in enumerate(self._from(after)):
+            if looked_at == LOOKED_AT_MAX:
+                return page, last
             if matches(execution):
                 if len(page) == limit:
-                    return page, page[-1].run_id
+                    return page, last
                 page.append(execution)
+            last = place
         return page, ""
 
-    def _newest_first(self, after: str) -> Iterator[Execution]:
-        found = not after
-        for execution in reversed(self._s.executions.values()):
-            if found:
-                yield execution
-            elif execution.run_id == after:
-                found = True
+    def _from(self, after: str) -> Iterator[tuple[str, Execution]]:
+        kind, numbers = _read_place(after)
+        if kind != "closed":
+            below = numbers[0] if numbers else None
+            for execution in reversed(self._s.executions.values()):
+                if below is None or execution.number < below:
+                    yield f"open:{execution.number}", execution
+        place = (numbers[0], numbers[1]) if kind == "closed" else None
+        for (close_ms, number), execution in archive.closed_before(self._s.reader, place):
+            yield f"closed:{close_ms}:{number}", execution
 
     def history(
         self,
@@ -73,17 +100,28 @@ class Views:
 
         A full page gives a cursor even when nothing follows, as Go's server does.
         """
-        history = self._s.execution(workflow_id, run_id).history
+        execution = self._s.execution(workflow_id, run_id)
         if reverse:
-            end = min(after - 1, len(history)) if after > 0 else len(history)
-            page = history[max(end - limit, 0) : max(end, 0)][::-1]
+            end = min(after - 1, execution.history_length) if after > 0 else execution.history_length
+            first = max(end - limit, 0)
+            page = self._s.events(execution, first, max(end - first, 0))[::-1]
         else:
-            page = history[max(after, 0) : max(after, 0) + limit]
+            page = self._s.events(execution, max(after, 0), limit)
         return page, page[-1].event_id if page and len(page) == limit else 0
 
-    def dead_letters(self, *, limit: int = PAGE_SIZE_DEFAULT) -> list[Execution]:
-        """Oldest first."""
-        return [run for run, _ in zip(self._s.dead_letters.values(), range(limit), strict=False)]
+    def dead_letters(self, *, after: str = "", limit: int = PAGE_SIZE_DEFAULT) -> tuple[list[Execution], str]:
+        """A page of dead letters, the oldest first, and where the next page begins ("" at the end)."""
+        kind, numbers = _read_place(after)
+        if kind == "open":
+            raise Invalid(f"{after[:40]!r} is not where a page of dead letters ends")
+        page: list[Execution] = []
+        last = ""
+        for place, execution in archive.dead_letters(self._s.reader, (numbers[0], numbers[1]) if numbers else None):
+            if len(page) == limit:
+                return page, last
+            page.append(execution)
+            last = "closed:{}:{}".format(*place)
+        return page, ""
 
     def schedule(self, schedule_id: str) -> Schedule:
         return schedules.find(self._s, schedule_id)
@@ -151,9 +189,9 @@ class Views:
         """How many of everything there are, for metrics and health."""
         s = self._s
         return {
-            "open_executions": s.open_count,
-            "closed_executions": len(s.closed),
-            "dead_letters": len(s.dead_letters),
+            "open_executions": len(s.executions),
+            "closed_executions": s.closed_count,
+            "dead_letters": s.dead_count,
             "schedules": len(s.schedules),
             "timers": len(s.timers),
             "waiting_workflow_tasks": sum(len(q) for (kind, _), q in s.queues.items() if kind is QueueKind.WORKFLOW),

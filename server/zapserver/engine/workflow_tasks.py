@@ -111,6 +111,7 @@ def schedule_activity(s: State, command: ScheduleActivity, now_ms: int) -> Activ
                 " the workflow is not deterministic"
             )
         task.calls_made += 1
+        s.touch(execution)
         if call.is_closed:
             due_ms = now_ms + RECORDED_RESULT_DELAY_MS
             s.timers.update(PendingResult(execution, task.lease.token, call, due_ms))
