@@ -46,17 +46,17 @@ def test_allow_runs_them_side_by_side() -> None:
     schedule = d.schedule(every(1_000), overlap=Overlap.ALLOW)
     d.advance(3_000)
     assert len(d.tasks()) == 3
-    assert [run.workflow_id for run in schedule.running] == [task.workflow_id for task in d.tasks()]
+    assert list(schedule.open_runs.values()) == [task.workflow_id for task in d.tasks()]
 
 
 def test_buffer_one_starts_a_single_run_as_soon_as_the_open_one_ends() -> None:
     d = _with_worker()
     schedule = d.schedule(every(1_000), overlap=Overlap.BUFFER_ONE)
     d.advance(4_500)
-    assert (len(d.tasks()), schedule.buffered, schedule.skipped_overlap) == (1, 1, 2)
+    assert (len(d.tasks()), len(schedule.buffered), schedule.skipped_overlap) == (1, 1, 2)
     d.complete(d.task())
     assert [task.workflow_id for task in d.tasks()] == [f"report-{rfc3339(START_MS + slot)}" for slot in (1_000, 2_000)]
-    assert schedule.buffered == 0
+    assert len(schedule.buffered) == 0
     d.complete(d.task())
     assert len(d.tasks()) == 2
 
@@ -109,11 +109,11 @@ def test_a_run_that_goes_on_in_a_new_run_still_counts_as_open(next_run: str) -> 
         d.fail_run(d.run())
     else:
         d.step(c.ResetExecution(workflow_id=d.run().workflow_id, event_id=1))
-    assert schedule.buffered == 1
+    assert len(schedule.buffered) == 1
     d.advance(10_000)
     assert {run.workflow_id for run in d.runs()} == {d.runs()[0].workflow_id}
     d.finish(d.run())
-    assert schedule.buffered == 0
+    assert len(schedule.buffered) == 0
     assert len({run.workflow_id for run in d.runs()}) == 2
 
 
@@ -122,7 +122,7 @@ def test_the_cost_of_a_slot_does_not_grow_with_the_runs_that_are_open() -> None:
     schedule = d.schedule(every(10), overlap=Overlap.ALLOW)
     d.advance(20_000)
     assert len(schedule.open_runs) == 2_000
-    d.terminate(c.Started(workflow_id=schedule.running[1_000].workflow_id, run_id=""))
+    d.terminate(c.Started(workflow_id=list(schedule.open_runs.values())[1_000], run_id=""))
     assert len(schedule.open_runs) == 1_999
 
 
@@ -168,7 +168,7 @@ def test_a_trigger_follows_the_overlap_policy(
     schedule = d.schedule(every(HOUR_MS), overlap=own)
     assert _trigger(d) is not None
     assert (_trigger(d, asked) is None) is (runs == 1)
-    assert (len(d.tasks()), schedule.buffered, schedule.skipped_overlap) == (runs, buffered, skipped)
+    assert (len(d.tasks()), len(schedule.buffered), schedule.skipped_overlap) == (runs, buffered, skipped)
 
 
 def test_a_repeated_trigger_is_harmless_in_every_state() -> None:
@@ -194,7 +194,7 @@ def test_a_repeated_trigger_of_a_buffered_run_starts_it_once() -> None:
     _trigger(d)
     for _ in range(3):
         assert _trigger(d, request_id="r1") is None
-    assert (schedule.buffered, schedule.skipped_overlap) == (1, 0)
+    assert (len(schedule.buffered), schedule.skipped_overlap) == (1, 0)
     d.complete(d.task())
     started = _trigger(d, request_id="r1")
     assert started is not None
@@ -238,5 +238,5 @@ def test_a_failed_run_of_a_schedule_is_a_dead_letter_that_can_run_again() -> Non
     d.fail(d.task(), failure(non_retryable=True))
     (letter,) = d.views.dead_letters()
     again = d.step(c.RequeueDeadLetter(workflow_id=letter.workflow_id))
-    assert [run.run_id for run in schedule.running] == [again.run_id]
+    assert list(schedule.open_runs) == [again.run_id]
     assert _trigger(d) is None, "it counts as the open run"

@@ -23,7 +23,7 @@ from zapserver.engine import commands as c
 from zapserver.engine.commands import Action, Overlap, ScheduleSpec
 from zapserver.engine.errors import Invalid, LimitReached, NotFound
 from zapserver.engine.executions import rfc3339
-from zapserver.engine.schedules import MISSED_COUNTED_MAX
+from zapserver.engine.slots import MISSED_COUNTED_MAX
 
 
 def _ms(text: str) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from zapserver.engine import activities, executions, queries, schedules, workflow_tasks
+from zapserver.engine import activities, executions, queries, schedule_runs, schedules, workflow_tasks
 from zapserver.engine import commands as c
 from zapserver.engine.effects import Effect
 from zapserver.engine.errors import Invalid, LimitReached, NotFound
@@ -62,7 +62,7 @@ class Engine:
         try:
             return cast(R, _HANDLERS[type(command)](s, command, now_ms))
         finally:
-            self._run_buffered(now_ms)
+            self._follow_up(now_ms)
 
     def take_effects(self) -> list[Effect]:
         """What has to be done outside since the last call, in order."""
@@ -89,12 +89,14 @@ class Engine:
                     workflow_tasks.deliver_recorded_result(s, target)
                 case _:
                     raise AssertionError(f"an unknown timer target: {target!r}")
-        self._run_buffered(now_ms)
+        self._follow_up(now_ms)
 
-    def _run_buffered(self, now_ms: int) -> None:
+    def _follow_up(self, now_ms: int) -> None:
+        """What the schedules do about those of their runs that closed."""
         s = self._state
         while s.freed_schedules:
-            schedules.run_buffered(s, s.freed_schedules.pop(0), now_ms)
+            schedule, execution = s.freed_schedules.pop(0)
+            schedule_runs.run_closed(s, schedule, execution, now_ms)
 
 
 # --- one handler a command ------------------------------------------------------------------------
@@ -293,5 +295,6 @@ _HANDLERS: dict[type[c.Command[Any]], Callable[[State, Any, int], Any]] = {
     c.DeleteSchedule: _delete_schedule,
     c.PauseSchedule: _pause_schedule,
     c.TriggerSchedule: schedules.trigger,
+    c.BackfillSchedule: schedules.backfill,
     c.Tick: _tick,
 }
