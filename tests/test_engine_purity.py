@@ -24,6 +24,7 @@ STANDARD = {
     "enum",
     "functools",
     "heapq",
+    "itertools",
     "typing",
 }
 THIRD_PARTY = {"msgspec"}
