@@ -227,6 +227,13 @@ def test_the_times_of_a_range_include_its_ends_and_are_bounded() -> None:
         d.views.matching_times("ghost", 0, 1)
 
 
+def test_a_hundred_expressions_that_agree_are_shown_for_a_shorter_time() -> None:
+    d = Driver()
+    cron = tuple(f"{minute} 3 * * *" for minute in ["0", "00", "000"] * 33)
+    shown = d.views.matching_times_of(ScheduleSpec(cron=cron), START_MS, START_MS, START_MS + 1_000 * DAY_MS)
+    assert shown == [START_MS + 3 * HOUR_MS + day * DAY_MS for day in range(101)]
+
+
 def test_the_times_of_a_spec_that_is_not_saved_are_those_that_it_would_have() -> None:
     d = Driver()
     spec = ScheduleSpec(interval_ms=HOUR_MS)

@@ -21,7 +21,17 @@ from zapserver.engine.commands import (
 )
 from zapserver.engine.errors import Invalid, LimitReached, NotFound
 from zapserver.engine.records import Backfill, Schedule, ScheduledRun
-from zapserver.engine.slots import check_spec, latest_slot, pass_over, slot_after, slots_after, slots_between
+from zapserver.engine.slots import (
+    LOOKS_PER_RANGE_MAX,
+    LOOKS_PER_STEP_MAX,
+    check_spec,
+    latest_slot,
+    pass_over,
+    slot_after,
+    slots_after,
+    slots_at_once,
+    slots_between,
+)
 from zapserver.engine.specs import TIME_MS_MAX
 from zapserver.engine.state import State
 from zapserver.engine.validation import TIMEOUT_MS_MAX, check_name, check_request_id, check_timeouts
@@ -189,7 +199,7 @@ def backfill(s: State, command: BackfillSchedule, now_ms: int) -> Backfilled:
         raise Invalid(
             f"the range ends at {command.end_ms} ms, and now is {now_ms} ms; slots to come fire by themselves"
         )
-    slots_max = s.limits.backfill_slots_max
+    slots_max = slots_at_once(schedule.spec, s.limits.backfill_slots_max, LOOKS_PER_RANGE_MAX)
     slots = slots_between(schedule.spec, schedule.anchor_ms, command.start_ms, command.end_ms, slots_max + 1)
     if len(slots) > slots_max:
         raise Invalid(f"the range has more than {slots_max} slots, the most of one backfill; give a shorter range")
@@ -227,7 +237,7 @@ def _act_on_slots(s: State, schedule: Schedule, now_ms: int) -> None:
     if first_ms is None:
         _plan(s, schedule, None, now_ms)
         return
-    left = s.limits.schedule_slots_per_step_max
+    left = slots_at_once(schedule.spec, s.limits.schedule_slots_per_step_max, LOOKS_PER_STEP_MAX)
     for slot_ms in slots_after(schedule.spec, schedule.anchor_ms, first_ms - 1):
         if slot_ms > now_ms or not left or not schedule.is_active:
             _plan(s, schedule, slot_ms, now_ms)

@@ -21,6 +21,10 @@ INTERVAL_MS_MIN = 1
 INTERVAL_MS_MAX = 100 * 365 * 24 * 3_600_000
 RULES_MAX = 100
 """Cron expressions of a spec, and intervals of a spec: each is looked at for every slot."""
+LOOKS_PER_STEP_MAX = 1_000
+"""Looks at the calendar while a schedule catches up: a tenth of a second."""
+LOOKS_PER_RANGE_MAX = 10_000
+"""The same for a range that somebody asks for. A hundred expressions that agree cost a hundred looks a slot."""
 MISSED_COUNTED_MAX = 100
 """A look at the calendar takes croniter 0.2 to 1 ms, and a clock that jumped a day ahead meets many schedules."""
 MATCHING_TIMES_MAX = 1_000
@@ -55,9 +59,12 @@ def slot_after(spec: ScheduleSpec, anchor_ms: int, after_ms: int) -> int | None:
     return next(slots_after(spec, anchor_ms, after_ms), None)
 
 
-def slots_between(
-    spec: ScheduleSpec, anchor_ms: int, start_ms: int, end_ms: int, limit: int = MATCHING_TIMES_MAX
-) -> list[int]:
+def slots_at_once(spec: ScheduleSpec, wanted: int, looks_max: int) -> int:
+    """How many slots may be looked for at a time: fewer than `wanted` for a spec of many cron expressions."""
+    return max(1, min(wanted, looks_max // max(1, len(spec.cron))))
+
+
+def slots_between(spec: ScheduleSpec, anchor_ms: int, start_ms: int, end_ms: int, limit: int) -> list[int]:
     """The first `limit` slots from `start_ms` to `end_ms`, both included. Raises `Invalid` for a range that is none."""
     for what, moment in (("start", start_ms), ("end", end_ms)):
         if not 0 <= moment <= TIME_MS_MAX:
@@ -80,7 +87,8 @@ def pass_over(spec: ScheduleSpec, anchor_ms: int, slot_ms: int, until_ms: int) -
         last_ms = until_ms - 1 if spec.end_ms is None else min(until_ms - 1, spec.end_ms)
         return (last_ms - slot_ms) // interval_ms + 1, following_ms
     passed = takewhile(lambda moment: moment < until_ms, slots_after(spec, anchor_ms, slot_ms - 1))
-    return sum(1 for _ in islice(passed, MISSED_COUNTED_MAX)), following_ms
+    counted_max = slots_at_once(spec, MISSED_COUNTED_MAX, LOOKS_PER_STEP_MAX)
+    return sum(1 for _ in islice(passed, counted_max)), following_ms
 
 
 def latest_slot(spec: ScheduleSpec, anchor_ms: int, slot_ms: int, now_ms: int) -> int:

@@ -97,12 +97,12 @@ class Views:
         return list(islice(slots.slots_after(schedule.spec, schedule.anchor_ms, after_ms), count))
 
     def matching_times(self, schedule_id: str, start_ms: int, end_ms: int) -> list[int]:
-        """The first `slots.MATCHING_TIMES_MAX` slots of a range, both ends included.
+        """The first `slots.MATCHING_TIMES_MAX` slots of a range, both ends included; fewer past ten cron expressions.
 
         Raises `NotFound`, and `Invalid` for a range that ends before it starts.
         """
         schedule = self.schedule(schedule_id)
-        return slots.slots_between(schedule.spec, schedule.anchor_ms, start_ms, end_ms)
+        return _matching_times(schedule.spec, schedule.anchor_ms, start_ms, end_ms)
 
     def matching_times_of(self, spec: ScheduleSpec, now_ms: int, start_ms: int, end_ms: int) -> list[int]:
         """The same for a spec that is not saved: what it would do as a schedule made at `now_ms`.
@@ -110,7 +110,7 @@ class Views:
         Raises `Invalid` also for a spec that no schedule may have.
         """
         slots.check_spec(spec, now_ms)
-        return slots.slots_between(spec, now_ms, start_ms, end_ms)
+        return _matching_times(spec, now_ms, start_ms, end_ms)
 
     def explain(self, workflow_id: str, run_id: str = "") -> list[Waiting]:
         """What an open execution waits for; empty when it is closed."""
@@ -178,3 +178,8 @@ class Views:
             "waiting_activity_tasks": sum(len(q) for (kind, _), q in s.queues.items() if kind is QueueKind.ACTIVITY),
             "peers": len(s.peers),
         }
+
+
+def _matching_times(spec: ScheduleSpec, anchor_ms: int, start_ms: int, end_ms: int) -> list[int]:
+    limit = slots.slots_at_once(spec, slots.MATCHING_TIMES_MAX, slots.LOOKS_PER_RANGE_MAX)
+    return slots.slots_between(spec, anchor_ms, start_ms, end_ms, limit)
