@@ -10,12 +10,12 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.helpers.engine_driver import HOUR_MS, Driver, failure
 from tests.helpers.engine_machine import EngineMachine
 
-from zapserver.engine import activities, registry, workflow_tasks
+from zapserver.engine import activities, registry, schedule_runs, schedules, workflow_tasks
 from zapserver.engine import commands as c
 from zapserver.engine.commands import ActivityTimeouts
 from zapserver.engine.errors import EngineError
 from zapserver.engine.queues import TaskQueue
-from zapserver.engine.records import ActivityState, QueuedTask, Subscription
+from zapserver.engine.records import ActivityState, QueuedTask, Schedule, Subscription
 from zapserver.engine.retry import RetryPolicy
 from zapserver.engine.state import State
 from zapserver.engine.timers import Timers
@@ -183,9 +183,30 @@ def _forget_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workflow_tasks, "holder_lost", lambda s, task, now_ms: s.release(task))
 
 
+def _forget_what_waits_for_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule_runs, "_start_buffered", lambda s, schedule, now_ms: True)
+
+
+def _act_on_a_slot_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = schedules._plan
+
+    def repeat(s: State, schedule: Schedule, next_ms: int | None, now_ms: int) -> None:
+        plan(s, schedule, schedule.last_slot_ms or next_ms, now_ms)
+
+    monkeypatch.setattr(schedules, "_plan", repeat)
+
+
 @pytest.mark.parametrize(
     "plant",
-    [_forget_the_slot, _deliver_beyond_the_slots, _never_wake, _leave_a_trace, _forget_who_waits],
+    [
+        _forget_the_slot,
+        _deliver_beyond_the_slots,
+        _never_wake,
+        _leave_a_trace,
+        _forget_who_waits,
+        _forget_what_waits_for_a_run,
+        _act_on_a_slot_again,
+    ],
     ids=lambda plant: plant.__name__.strip("_"),
 )
 def test_the_machine_catches_a_planted_fault(

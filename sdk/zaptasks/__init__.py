@@ -30,6 +30,7 @@ from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
 from .local import EngineStopped, LocalEngine, NoHandler, QueueFull
 from .options import RetryPolicy, Seconds
 from .records import (
+    Every,
     ExecutionInfo,
     Health,
     HistoryEvent,
@@ -57,6 +58,7 @@ __all__ = [
     "ConnectionLost",
     "Cron",
     "EngineStopped",
+    "Every",
     "ExecutionError",
     "ExecutionHandle",
     "ExecutionInfo",

@@ -17,9 +17,10 @@ import msgspec
 from zapwire.body import decode_json, encode_json
 from zapwire.errors import BadBody, CallFailed, NotSent, OutcomeUnknown
 
+from .options import present
 from .records import Acknowledged, Started
 from .spec import Interval, parse_spec
-from .task_request import TaskRequest, present
+from .task_request import TaskRequest
 
 T = TypeVar("T")
 

@@ -94,14 +94,7 @@ class TaskOptions(Request):
     memo: msgspec.Raw = _ABSENT
 
     def timeouts(self) -> ActivityTimeouts | None:
-        if self.schedule_to_start_ms or self.schedule_to_close_ms or self.start_to_close_ms or self.heartbeat_ms:
-            return ActivityTimeouts(
-                schedule_to_start_ms=_span("schedule_to_start_ms", self.schedule_to_start_ms),
-                schedule_to_close_ms=_span("schedule_to_close_ms", self.schedule_to_close_ms),
-                start_to_close_ms=_span("start_to_close_ms", self.start_to_close_ms),
-                heartbeat_ms=_span("heartbeat_ms", self.heartbeat_ms),
-            )
-        return None
+        return _task_timeouts(self)
 
 
 class WorkflowTimeoutsBody(msgspec.Struct):
@@ -109,6 +102,12 @@ class WorkflowTimeoutsBody(msgspec.Struct):
     workflow_run_ms: int = 0
     workflow_task_ms: int = 0
     """Accepted and without effect: a Go worker holds its task for as long as the run lasts."""
+
+    def timeouts(self) -> WorkflowTimeouts:
+        return WorkflowTimeouts(
+            execution_ms=_span("workflow_execution_ms", self.workflow_execution_ms),
+            run_ms=_span("workflow_run_ms", self.workflow_run_ms),
+        )
 
 
 class StartRequest(ExecutionRequest):
@@ -141,12 +140,7 @@ class StartRequest(ExecutionRequest):
         return self.signal_name or self.signalName
 
     def workflow_timeouts(self) -> WorkflowTimeouts:
-        if self.timeouts is None:
-            return WorkflowTimeouts()
-        return WorkflowTimeouts(
-            execution_ms=_span("workflow_execution_ms", self.timeouts.workflow_execution_ms),
-            run_ms=_span("workflow_run_ms", self.timeouts.workflow_run_ms),
-        )
+        return WorkflowTimeouts() if self.timeouts is None else self.timeouts.timeouts()
 
 
 class SignalRequest(ExecutionRequest):
@@ -254,9 +248,16 @@ class AnswerQueryRequest(Request):
     error: str = ""
 
 
+class IntervalBody(msgspec.Struct):
+    interval_ms: int = 0
+    phase_ms: int | None = None
+
+
 class SpecBody(msgspec.Struct):
     cron: list[str] | None = None
     interval_ms: int = 0
+    phase_ms: int | None = None
+    intervals: list[IntervalBody] | None = None
     start_time_ms: int | None = None
     end_time_ms: int | None = None
     jitter_ms: int = 0
@@ -266,6 +267,8 @@ class SpecBody(msgspec.Struct):
         return ScheduleSpec(
             cron=tuple(self.cron or ()),
             interval_ms=self.interval_ms,
+            phase_ms=self.phase_ms,
+            intervals=tuple((item.interval_ms, item.phase_ms) for item in self.intervals or ()),
             start_ms=self.start_time_ms or None,
             end_ms=self.end_time_ms or None,
             jitter_ms=self.jitter_ms,
@@ -274,7 +277,7 @@ class SpecBody(msgspec.Struct):
 
     @property
     def is_empty(self) -> bool:
-        return not self.cron and not self.interval_ms
+        return not self.cron and not self.interval_ms and not self.intervals
 
 
 class ActionBody(msgspec.Struct):
@@ -283,8 +286,16 @@ class ActionBody(msgspec.Struct):
     task_queue: str = ""
     input: msgspec.Raw = _ABSENT
     is_task: bool = False
-    """Ours: start a one-shot task of this type, not a workflow."""
+    """Ours: start a one-shot task of this type, not a workflow. What follows is ours too."""
     retry_policy: RetryPolicyBody | None = None
+    timeouts: WorkflowTimeoutsBody | None = None
+    """Of a workflow; a task has the four that follow, as in 0x50."""
+    schedule_to_start_ms: int = 0
+    schedule_to_close_ms: int = 0
+    start_to_close_ms: int = 0
+    heartbeat_ms: int = 0
+    memo: msgspec.Raw = _ABSENT
+    search_attributes: dict[str, Any] | None = None
 
     def action(self) -> Action:
         return Action(
@@ -294,19 +305,28 @@ class ActionBody(msgspec.Struct):
             workflow_id=self.workflow_id,
             input=payload(self.input, "input"),
             retry_policy=None if self.retry_policy is None else self.retry_policy.policy(),
+            memo=payload(self.memo, "memo", SMALL_PAYLOAD_BYTES_MAX),
+            timeouts=WorkflowTimeouts() if self.timeouts is None else self.timeouts.timeouts(),
+            task_timeouts=_task_timeouts(self),
+            search_attributes=self.search_attributes,
         )
 
 
 class ScheduleBody(msgspec.Struct):
+    """A number that is 0 is not given, as Go's peers write it."""
+
     id: str = ""
     spec: SpecBody = msgspec.field(default_factory=SpecBody)
     action: ActionBody = msgspec.field(default_factory=ActionBody)
     paused: bool | None = None
     overlap_policy: str = ""
+    catchup_window_ms: int = 0
+    pause_on_failure: bool | None = None
+    remaining_actions: int = 0
 
 
 class ScheduleRequest(Request):
-    """0x70 to 0x76."""
+    """0x70 to 0x76, 0x98 and 0x99."""
 
     schedule_id: str = ""
     scheduleId: str = ""  # noqa: N815
@@ -315,6 +335,8 @@ class ScheduleRequest(Request):
     note: str = ""
     overlap_policy: str = ""
     request_id: str = ""
+    start_time_ms: int | None = None
+    end_time_ms: int | None = None
     page_size: int = 0
     next_page_token: str = ""
 
@@ -449,3 +471,15 @@ def _span(what: str, milliseconds: int) -> int:
     if not 0 <= milliseconds <= SPAN_MS_MAX:
         raise Invalid(f"{what} is {milliseconds}; it must be 0 (none) to {SPAN_MS_MAX} ms")
     return milliseconds
+
+
+def _task_timeouts(body: TaskOptions | ActionBody) -> ActivityTimeouts | None:
+    """Those of a one-shot task; None when none is given."""
+    if body.schedule_to_start_ms or body.schedule_to_close_ms or body.start_to_close_ms or body.heartbeat_ms:
+        return ActivityTimeouts(
+            schedule_to_start_ms=_span("schedule_to_start_ms", body.schedule_to_start_ms),
+            schedule_to_close_ms=_span("schedule_to_close_ms", body.schedule_to_close_ms),
+            start_to_close_ms=_span("start_to_close_ms", body.start_to_close_ms),
+            heartbeat_ms=_span("heartbeat_ms", body.heartbeat_ms),
+        )
+    return None

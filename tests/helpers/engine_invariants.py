@@ -13,7 +13,15 @@ from zapserver.engine import commands as c
 from zapserver.engine.commands import Status
 from zapserver.engine.effects import Answered, Closed, DeliverActivityTask, DeliverWorkflowTask, Effect, PeerFull
 from zapserver.engine.queues import TaskQueue, _Line
-from zapserver.engine.records import Activity, ActivityState, Execution, QueuedTask, Subscription, WorkflowTask
+from zapserver.engine.records import (
+    Activity,
+    ActivityState,
+    Execution,
+    QueuedTask,
+    Schedule,
+    Subscription,
+    WorkflowTask,
+)
 from zapserver.engine.saved import decode_execution, encode_activity, encode_execution, encode_schedule
 from zapserver.engine.state import State
 from zapserver.engine.tables import Table
@@ -29,6 +37,7 @@ class Watch:
         self._told: set[Hashable] = set()
         self._full: set[int] = set()
         self._closed: dict[str, tuple[object, ...]] = {}
+        self._last_slots: dict[int, tuple[int, Schedule]] = {}
 
     def restarted(self, engine: Engine) -> None:
         """Another engine goes on from the store."""
@@ -51,6 +60,7 @@ class Watch:
         _check_kept(s, self._store)
         self._check_ends_are_final()
         _check_indexes(s)
+        self._check_slots_are_acted_on_once(s)
         _check_timers(self._engine)
 
     def _check_effect(self, s: State, effect: Effect) -> None:
@@ -76,6 +86,13 @@ class Watch:
                 closed = decode_execution(data)[0]
                 end = (place, closed.status, closed.result, closed.failure, closed.history_length)
                 assert self._closed.setdefault(closed.run_id, end) == end, "a closed execution changed"
+
+    def _check_slots_are_acted_on_once(self, s: State) -> None:
+        for schedule in s.schedules.values():
+            last_ms = schedule.last_slot_ms
+            if last_ms is not None:
+                assert last_ms >= self._last_slots.get(id(schedule), (last_ms, schedule))[0], "slots out of order"
+                self._last_slots[id(schedule)] = (last_ms, schedule)
 
 
 def waiting_tasks(queue: TaskQueue) -> list[QueuedTask]:
@@ -206,10 +223,26 @@ def _check_indexes(s: State) -> None:
     assert leased == sum(task.lease is not None for task in tasks)
     assert waiting <= len(tasks) - leased
     for schedule in s.schedules.values():
-        for run_id, execution in schedule.open_runs.items():
-            assert execution.status.is_open
-            assert s.executions[run_id] is execution
-            assert execution.schedule_id == schedule.schedule_id
+        _check_schedule(s, schedule)
+
+
+def _check_schedule(s: State, schedule: Schedule) -> None:
+    for run_id, workflow_id in schedule.open_runs.items():
+        execution = s.executions[run_id]
+        assert execution.status.is_open
+        assert (execution.workflow_id, execution.schedule_id) == (workflow_id, schedule.schedule_id)
+    assert len(schedule.buffered) <= s.limits.buffered_runs_max
+    assert len({run.name for run in schedule.buffered}) == len(schedule.buffered), "a slot waits twice"
+    assert len(schedule.backfills) <= s.limits.backfills_max
+    assert all(backfill.slots for backfill in schedule.backfills)
+    assert len(schedule.recent_actions) <= min(10, schedule.action_count)
+    if schedule.remaining_actions is not None:
+        assert 0 <= schedule.remaining_actions <= (schedule.actions_limit or 0)
+    if schedule.next_ms is not None and schedule.last_slot_ms is not None:
+        assert schedule.next_ms > schedule.last_slot_ms, "a slot would be acted on again"
+    startable = [run for run in schedule.buffered if run.is_manual or not schedule.paused]
+    if not schedule.open_runs and (startable or schedule.backfills):
+        assert schedule.work_ms is not None, "nothing starts what waits"
 
 
 def _check_timers(engine: Engine) -> None:

@@ -53,6 +53,8 @@ ACTIVITY_TIMEOUTS = st.builds(
 SPECS = st.builds(
     c.ScheduleSpec,
     interval_ms=st.sampled_from([0, 10, 100, 1_000, 60_000]),
+    phase_ms=st.sampled_from([None, None, 0, 7]),
+    intervals=st.sampled_from([(), (), ((100, 30), (1_000, None))]),
     cron=st.sampled_from([(), (), (), ("@every 1s", "30 * * * *")]),
     jitter_ms=st.sampled_from([0, 0, 50, 5_000]),
 )
@@ -105,6 +107,10 @@ LIMITS = Limits(
     pending_queries_max=2,
     history_events_max=30,
     burst_bytes_max=2_500,
+    buffered_runs_max=3,
+    schedule_slots_per_step_max=4,
+    backfill_slots_max=20,
+    backfills_max=2,
 )
 """Small, so that each of them is met."""
 
@@ -258,22 +264,55 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(
         id=st.sampled_from(["s", "s", "t", "u"]),
-        what=st.sampled_from(["put", "put", "pause", "resume", "update", "trigger", "trigger", "delete"]),
+        what=st.sampled_from(
+            ["put", "put", "pause", "resume", "update", "trigger", "trigger", "backfill", "backfill", "delete"]
+        ),
         spec=SPECS,
         overlap=OVERLAPS,
         request=REQUESTS,
         is_task=st.booleans(),
         paused=st.booleans(),
+        window=st.sampled_from([None, None, 10_000, 3_600_000]),
+        actions=st.sampled_from([None, None, 1, 3]),
+        past=MOMENTS,
     )
     def to_a_schedule(
-        self, id: str, what: str, spec: c.ScheduleSpec, overlap: c.Overlap, request: str, is_task: bool, paused: bool
+        self,
+        id: str,
+        what: str,
+        spec: c.ScheduleSpec,
+        overlap: c.Overlap,
+        request: str,
+        is_task: bool,
+        paused: bool,
+        window: int | None,
+        actions: int | None,
+        past: int,
     ) -> None:
         action = c.Action(type="a", task_queue="q", is_task=is_task, retry_policy=RetryPolicy(maximum_attempts=2))
         commands: dict[str, c.Command[Any]] = {
-            "put": c.PutSchedule(schedule_id=id, spec=spec, action=action, overlap=overlap, paused=paused),
+            "put": c.PutSchedule(
+                schedule_id=id,
+                spec=spec,
+                action=action,
+                overlap=overlap,
+                paused=paused and is_task,
+                catchup_window_ms=window,
+                pause_on_failure=paused,
+                remaining_actions=actions,
+            ),
+            "backfill": c.BackfillSchedule(
+                schedule_id=id,
+                start_ms=self.d.now_ms - past,
+                end_ms=self.d.now_ms - past // 3,
+                overlap=overlap if paused else None,
+                request_id=request,
+            ),
             "pause": c.PauseSchedule(schedule_id=id, paused=True),
             "resume": c.PauseSchedule(schedule_id=id, paused=False),
-            "update": c.UpdateSchedule(schedule_id=id, spec=spec),
+            "update": c.UpdateSchedule(
+                schedule_id=id, spec=spec if is_task else None, remaining_actions=actions, overlap=overlap
+            ),
             "trigger": c.TriggerSchedule(schedule_id=id, overlap=overlap if paused else None, request_id=request),
             "delete": c.DeleteSchedule(schedule_id=id),
         }

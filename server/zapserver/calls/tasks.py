@@ -52,6 +52,8 @@ def put_schedule(call: Call, name: str, spec_text: str, options: TaskOptions) ->
                 task_queue=fallback_queue(options.task_queue),
                 is_task=True,
                 retry_policy=None if options.retry_policy is None else options.retry_policy.policy(),
+                memo=payload(options.memo, "memo", requests.SMALL_PAYLOAD_BYTES_MAX),
+                task_timeouts=options.timeouts(),
             ),
         )
     )

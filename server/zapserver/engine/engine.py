@@ -15,7 +15,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
-from zapserver.engine import activities, changes, executions, queries, recovery, registry, schedules, workflow_tasks
+from zapserver.engine import (
+    activities,
+    changes,
+    executions,
+    queries,
+    recovery,
+    registry,
+    schedule_runs,
+    schedules,
+    workflow_tasks,
+)
 from zapserver.engine import commands as c
 from zapserver.engine.effects import Effect
 from zapserver.engine.errors import Invalid, LimitReached, NotFound
@@ -74,7 +84,7 @@ class Engine:
             recovery.adopt(s, old._state, live, self._now_ms)
         recovery.put_in_line(s, self._now_ms)
         recovery.serve_everybody(s, self._now_ms)
-        self._run_buffered(self._now_ms)
+        self._follow_up(self._now_ms)
         return damaged
 
     def step(self, command: c.Command[R], now_ms: int) -> R:
@@ -90,7 +100,7 @@ class Engine:
         try:
             return cast(R, _HANDLERS[type(command)](s, command, now_ms))
         finally:
-            self._run_buffered(now_ms)
+            self._follow_up(now_ms)
 
     @property
     def now_ms(self) -> int:
@@ -126,12 +136,14 @@ class Engine:
                     workflow_tasks.deliver_recorded_result(s, target)
                 case _:
                     raise AssertionError(f"an unknown timer target: {target!r}")
-        self._run_buffered(now_ms)
+        self._follow_up(now_ms)
 
-    def _run_buffered(self, now_ms: int) -> None:
+    def _follow_up(self, now_ms: int) -> None:
+        """What the schedules do about those of their runs that closed."""
         s = self._state
         while s.freed_schedules:
-            schedules.run_buffered(s, s.freed_schedules.pop(0), now_ms)
+            schedule, execution = s.freed_schedules.pop(0)
+            schedule_runs.run_closed(s, schedule, execution, now_ms)
 
 
 # --- one handler a command ------------------------------------------------------------------------
@@ -335,5 +347,6 @@ _HANDLERS: dict[type[c.Command[Any]], Callable[[State, Any, int], Any]] = {
     c.PauseSchedule: _pause_schedule,
     c.TriggerSchedule: schedules.trigger,
     c.SweepClosed: _sweep_closed,
+    c.BackfillSchedule: schedules.backfill,
     c.Tick: _tick,
 }

@@ -400,10 +400,8 @@ def close(
         s.effects.append(closed_effect(execution, waiter))
         del s.peers[peer_key].waiting[waiter]
     execution.waiters.clear()
-    if execution.schedule_id and (schedule := s.schedules.get(execution.schedule_id)) is not None:
-        schedule.open_runs.pop(execution.run_id, None)
-        if schedule.buffered_run is not None:
-            s.freed_schedules.append(schedule)
+    if execution.schedule_id:
+        registry.leave_schedule(s, execution)
     if status in (Status.COMPLETED, Status.FAILED, Status.TIMED_OUT) and execution.cron_schedule:
         _run_again(s, execution, next_due_ms(execution.cron_schedule, now_ms), attempt=1, now_ms=now_ms)
     registry.keep_closed(s, execution)

@@ -20,6 +20,18 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     schedules_max: int = 10_000
 
+    buffered_runs_max: int = 1_000
+    """Runs of one schedule that wait for an open one: it is written whole each time that one joins or leaves."""
+
+    schedule_slots_per_step_max: int = 100
+    """What one schedule may catch up on in one step. A slot takes 0.05 to 0.5 ms, and everybody else waits for it."""
+
+    backfill_slots_max: int = 1_000
+    """Slots of one backfill; a longer range is several of them."""
+
+    backfills_max: int = 10
+    """Backfills of one schedule that are not finished."""
+
     subscriptions_per_peer_max: int = 10_000
     """A subscription for each `add` of a process, with room to spare."""
 

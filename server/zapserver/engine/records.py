@@ -274,13 +274,32 @@ class PendingResult:
         return self.due_ms if self.execution.status.is_open else None
 
 
-@dataclass(slots=True, frozen=True)
-class ScheduledRun:
+class ScheduledRun(msgspec.Struct, frozen=True):
     """A run that a schedule starts: now, or as soon as the open one has closed."""
 
     name: str
     """The end of its workflow id: the slot or the request that it is for."""
+    slot_ms: int
+    """The slot, or when it was triggered."""
+    is_manual: bool = False
+    """Asked for by a trigger or a backfill: no pause and no limit of actions holds it up."""
     request_id: str = ""
+
+
+class RecentAction(msgspec.Struct, frozen=True):
+    """A run that a schedule started."""
+
+    slot_ms: int
+    started_ms: int
+    workflow_id: str
+    run_id: str
+
+
+class Backfill(msgspec.Struct):
+    """Slots of the past that are still to be acted on, in order."""
+
+    slots: list[int]
+    overlap: Overlap
 
 
 @dataclass(slots=True, eq=False)
@@ -292,33 +311,63 @@ class Schedule:
     created_ms: int
     updated_ms: int
     anchor_ms: int
-    """From when its interval counts: its creation, or the last change of its spec."""
+    """From when its intervals count: its creation, or the last change of its spec."""
     paused: bool = False
     note: str = ""
+    catchup_window_ms: int | None = None
+    pause_on_failure: bool = False
+    actions_limit: int | None = None
+    """How many slots it was made to act on."""
+    remaining_actions: int | None = None
+    """How many of them are left."""
     next_ms: int | None = None
     """The next slot, without its jitter."""
     next_due_ms: int | None = None
     """When that slot is acted on: with its jitter."""
+    last_slot_ms: int | None = None
+    """The last slot acted on. None up to it is acted on again, whatever becomes of the clock and the spec."""
+    not_before_ms: int = 0
+    """When it goes on after a step in which it did as much as it may."""
+    work_ms: int | None = None
+    """When to look at the backfills and the buffered runs again."""
     action_count: int = 0
     skipped_overlap: int = 0
+    buffer_dropped: int = 0
     missed: int = 0
-    buffered_run: ScheduledRun | None = None
-    open_runs: dict[str, Execution] = field(default_factory=dict)
-    """By run id, with the runs that followed by retry, reset or requeue."""
+    buffered: list[ScheduledRun] = field(default_factory=list)
+    """The runs that wait for the open ones to close, in order."""
+    backfills: list[Backfill] = field(default_factory=list)
+    backfill_requests: dict[str, int] = field(default_factory=dict)
+    """The latest request ids of backfills, with the answer."""
+    recent_actions: list[RecentAction] = field(default_factory=list)
+    """The latest last."""
+    open_runs: dict[str, str] = field(default_factory=dict)
+    """The workflow ids by run id, with the runs that followed by retry, reset or requeue."""
     timer_ms: int | None = None
     is_deleted: bool = False
 
     @property
-    def running(self) -> list[Execution]:
-        return list(self.open_runs.values())
+    def is_active(self) -> bool:
+        """Whether it acts on slots by itself."""
+        return not self.paused and not self.is_deleted and self.remaining_actions != 0
 
     @property
-    def buffered(self) -> int:
-        """How many runs wait for the open one to close."""
-        return 0 if self.buffered_run is None else 1
+    def state(self) -> str:
+        """In a word, for people: a schedule that fires no more says why."""
+        if self.paused:
+            return "paused"
+        if self.remaining_actions == 0:
+            return "used up"
+        return "ended" if self.next_ms is None else "active"
 
     def deadline_ms(self) -> int | None:
-        return None if self.paused or self.is_deleted else self.next_due_ms
+        if self.is_deleted:
+            return None
+        due = self.work_ms
+        if self.is_active and self.next_due_ms is not None:
+            slot_due_ms = max(self.next_due_ms, self.not_before_ms)
+            due = slot_due_ms if due is None else min(due, slot_due_ms)
+        return due
 
 
 @dataclass(slots=True)

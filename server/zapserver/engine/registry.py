@@ -63,7 +63,13 @@ def check_free(s: State, workflow_id: str) -> None:
 
 def check_room(s: State, workflow_id: str) -> None:
     """An open run of the same id gives its place to the new one."""
-    if workflow_id not in s.open_ids and len(s.executions) >= s.limits.open_executions_max:
+    if workflow_id not in s.open_ids:
+        check_room_besides(s, 0)
+
+
+def check_room_besides(s: State, closing: int) -> None:
+    """Refuse one execution more than there may be once `closing` of the open ones have closed."""
+    if len(s.executions) - closing >= s.limits.open_executions_max:
         raise LimitReached(f"this namespace has {len(s.executions)} open executions, its limit; let some end first")
 
 
@@ -80,7 +86,16 @@ def enter(s: State, execution: Execution) -> None:
     s.executions[execution.run_id] = execution
     s.open_ids[execution.workflow_id] = execution
     if execution.schedule_id and (schedule := s.schedules.get(execution.schedule_id)) is not None:
-        schedule.open_runs[execution.run_id] = execution
+        schedule.open_runs[execution.run_id] = execution.workflow_id
+
+
+def leave_schedule(s: State, execution: Execution) -> None:
+    """A run closed: its schedule is looked at when the step ends, and whether the run goes on in a new one is known."""
+    schedule = s.schedules.get(execution.schedule_id)
+    if schedule is None or schedule.open_runs.pop(execution.run_id, None) is None:
+        return
+    if schedule.buffered or schedule.backfills or schedule.pause_on_failure:
+        s.freed_schedules.append((schedule, execution))
 
 
 def keep_closed(s: State, execution: Execution) -> None:

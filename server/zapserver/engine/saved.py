@@ -25,10 +25,12 @@ from zapserver.engine.commands import (
 from zapserver.engine.records import (
     Activity,
     ActivityState,
+    Backfill,
     Event,
     EventType,
     Execution,
     Lease,
+    RecentAction,
     RequestKey,
     Schedule,
     ScheduledRun,
@@ -129,12 +131,23 @@ class ScheduleRecord(_Record):
     anchor_ms: int
     paused: bool = False
     note: str = ""
+    catchup_window_ms: int | None = None
+    pause_on_failure: bool = False
+    actions_limit: int | None = None
+    remaining_actions: int | None = None
     next_ms: int | None = None
     next_due_ms: int | None = None
+    last_slot_ms: int | None = None
+    not_before_ms: int = 0
+    work_ms: int | None = None
     action_count: int = 0
     skipped_overlap: int = 0
+    buffer_dropped: int = 0
     missed: int = 0
-    buffered_run: ScheduledRun | None = None
+    buffered: list[ScheduledRun] = []
+    backfills: list[Backfill] = []
+    backfill_requests: dict[str, int] = {}
+    recent_actions: list[RecentAction] = []
 
 
 PLAIN_EXECUTION_FIELDS = (

@@ -66,8 +66,8 @@ class State:
         self.queries: dict[str, PendingQuery] = {}
         self.request_ids: dict[RequestKey, str] = {}
         """Run ids of the open executions that answer them."""
-        self.freed_schedules: list[Schedule] = []
-        """Schedules with a buffered run of which another run closed in this step; looked at when it ends."""
+        self.freed_schedules: list[tuple[Schedule, Execution]] = []
+        """Schedules of which a run closed in this step, and that run; looked at when the step ends."""
         self._order = 0
         self.next_number = 1
         self.numbers_reserved = 1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import msgspec
 
-from zapserver.engine import archive, schedules
-from zapserver.engine.commands import QueueKind, Status
+from zapserver.engine import archive, schedules, slots
+from zapserver.engine.commands import QueueKind, ScheduleSpec, Status
 from zapserver.engine.errors import Invalid
 from zapserver.engine.records import Activity, ActivityState, Event, Execution, Schedule
 from zapserver.engine.state import State
@@ -130,7 +131,24 @@ class Views:
         return sorted(self._s.schedules.values(), key=lambda schedule: schedule.schedule_id)
 
     def next_slots(self, schedule: Schedule, after_ms: int, count: int) -> list[int]:
-        return schedules.slots_after(schedule, after_ms, count)
+        """The next `count` slots after a moment, fewer when the schedule ends."""
+        return list(islice(slots.slots_after(schedule.spec, schedule.anchor_ms, after_ms), count))
+
+    def matching_times(self, schedule_id: str, start_ms: int, end_ms: int) -> list[int]:
+        """The first `slots.MATCHING_TIMES_MAX` slots of a range, both ends included; fewer past ten cron expressions.
+
+        Raises `NotFound`, and `Invalid` for a range that ends before it starts.
+        """
+        schedule = self.schedule(schedule_id)
+        return _matching_times(schedule.spec, schedule.anchor_ms, start_ms, end_ms)
+
+    def matching_times_of(self, spec: ScheduleSpec, now_ms: int, start_ms: int, end_ms: int) -> list[int]:
+        """The same for a spec that is not saved: what it would do as a schedule made at `now_ms`.
+
+        Raises `Invalid` also for a spec that no schedule may have.
+        """
+        slots.check_spec(spec, now_ms)
+        return _matching_times(spec, now_ms, start_ms, end_ms)
 
     def explain(self, workflow_id: str, run_id: str = "") -> list[Waiting]:
         """What an open execution waits for; empty when it is closed."""
@@ -198,3 +216,8 @@ class Views:
             "waiting_activity_tasks": sum(len(q) for (kind, _), q in s.queues.items() if kind is QueueKind.ACTIVITY),
             "peers": len(s.peers),
         }
+
+
+def _matching_times(spec: ScheduleSpec, anchor_ms: int, start_ms: int, end_ms: int) -> list[int]:
+    limit = slots.slots_at_once(spec, slots.MATCHING_TIMES_MAX, slots.LOOKS_PER_RANGE_MAX)
+    return slots.slots_between(spec, anchor_ms, start_ms, end_ms, limit)
