@@ -79,6 +79,7 @@ class Dispatcher:
             else:
                 self._answer(call, envelope)
         except (EngineError, ZapError) as error:
+            self.namespaces.count_refusal(error)
             self._refuse(link, request_id, opcode, error.status, str(error))
         except Exception as error:
             log.exception("a call failed", opcode=opcode, peer=link.node_id)

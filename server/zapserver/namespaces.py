@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import random
 
 from zapserver.engine import Engine, Limits
 from zapserver.engine.errors import Invalid, LimitReached, NotFound
+from zapserver.limits import NAMESPACES_MAX
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-NAMESPACES_MAX = 10_000
 RETENTION_MS_DEFAULT = 720 * 3_600_000
 ACTIONS_PER_SECOND_DEFAULT = 400
 """What Go's server reports as `apsLimit`."""
@@ -31,8 +32,18 @@ class Namespace:
 class Namespaces:
     """By name. A namespace must be registered before anything happens in it; the default one always is."""
 
-    def __init__(self, default: str = "default", *, now_ms: int, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        default: str = "default",
+        *,
+        now_ms: int,
+        limits: Limits | None = None,
+        namespaces_max: int = NAMESPACES_MAX,
+    ) -> None:
         self._limits = limits or Limits()
+        self._namespaces_max = namespaces_max
+        self.refused: Counter[str] = Counter()
+        """How often each limit refused something, in any namespace, since the start."""
         self._by_name: dict[str, Namespace] = {}
         self.default = default
         self.register(default, now_ms, description="Default namespace")
@@ -54,14 +65,19 @@ class Namespaces:
         check_namespace_name(name)
         namespace = self._by_name.get(name)
         if namespace is None:
-            if len(self._by_name) >= NAMESPACES_MAX:
-                raise LimitReached(f"{NAMESPACES_MAX} namespaces exist, the limit")
+            if len(self._by_name) >= self._namespaces_max:
+                raise LimitReached(f"{len(self)} namespaces exist, as many as may", limit="namespaces")
             engine = Engine(new_id=_new_id, random=random, limits=self._limits)
             namespace = self._by_name[name] = Namespace(name=name, engine=engine, created_ms=now_ms)
         namespace.description = description or namespace.description
         namespace.owner_email = owner_email or namespace.owner_email
         namespace.retention_ms = retention_ms or namespace.retention_ms
         return namespace
+
+    def count_refusal(self, error: Exception) -> None:
+        """Take note of a refusal, if it is one of a limit."""
+        if isinstance(error, LimitReached):
+            self.refused[error.limit] += 1
 
     def __iter__(self) -> Iterator[Namespace]:
         return iter(self._by_name.values())

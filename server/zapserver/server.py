@@ -26,6 +26,7 @@ from zapserver.namespaces import Namespaces
 from zapserver.settings import Address, Settings
 from zapserver.timer import Timer
 from zaptasks.groups import unwrapped
+from zapwire.link_group import LinkLimits
 from zapwire.listener import open_listener
 
 
@@ -58,7 +59,11 @@ async def open_server(
     Raises:
         StartError: an address cannot be had; nothing has been served.
     """
-    dispatcher = Dispatcher(Namespaces(settings.namespace, now_ms=clock()), clock=clock)
+    bounds = settings.server_limits
+    namespaces = Namespaces(
+        settings.namespace, now_ms=clock(), limits=settings.limits, namespaces_max=bounds.namespaces_max
+    )
+    dispatcher = Dispatcher(namespaces, clock=clock)
     with unwrapped():
         async with AsyncExitStack() as stack:
             try:
@@ -77,6 +82,10 @@ async def open_server(
                         node_id=settings.node_id,
                         details={"sdk": "zapserver", "version": version("zaptasks")},
                         ssl_context=ssl_context,
+                        limits=LinkLimits(unanswered_calls=bounds.calls_in_flight_max),
+                        connections_max=bounds.connections_max,
+                        connections_per_address_max=bounds.connections_per_address_max,
+                        refused=namespaces.refused,
                     )
                 )
             except OSError as error:

@@ -19,6 +19,7 @@ class _Command(NamedTuple):
 
 _COMMANDS = {
     "serve": _Command("serve", "serve", "Run the server."),
+    "limits": _Command("limits", "limits", "List the limits of a server."),
     "demo": _Command("demo", "demo", "A server, a worker and a client at work, in half a minute."),
     "now": _Command("tasks", "now", "Start a one-shot task."),
     "add": _Command("tasks", "add", "Start a one-shot task on a schedule."),

@@ -50,6 +50,10 @@ class EventType(enum.StrEnum):
     ACTIVITY_CANCELED = "ACTIVITY_TASK_CANCELED"
 
 
+EVENT_BYTES = 200
+"""About what an event takes beside its payloads."""
+
+
 class Event(msgspec.Struct, frozen=True):
     """One line of a history."""
 
@@ -57,6 +61,11 @@ class Event(msgspec.Struct, frozen=True):
     time_ms: int
     type: EventType
     attributes: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Its share of the bytes of the history."""
+        return EVENT_BYTES + sum([len(value) for value in self.attributes.values() if type(value) is msgspec.Raw])
 
 
 @dataclass(slots=True)
@@ -200,6 +209,8 @@ class Execution:
     cancel_due_ms: int | None = None
     """When a workflow that was asked to end is ended over its head."""
     history: list[Event] = field(default_factory=list)
+    history_bytes: int = 0
+    signal_count: int = 0
     open_activities: dict[str, Activity] = field(default_factory=dict)
     calls: list[ActivityCall] = field(default_factory=list)
     task: WorkflowTask | None = None

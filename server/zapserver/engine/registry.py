@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zapserver.engine.commands import Started
+from zapserver.engine.commands import QueueKind, Started
 from zapserver.engine.errors import Conflict, Invalid, LimitReached
 from zapserver.engine.records import Execution, RequestKey
 from zapserver.engine.state import State
@@ -58,7 +58,51 @@ def check_free(s: State, workflow_id: str) -> None:
 def check_room(s: State, workflow_id: str) -> None:
     """An open run of the same id gives its place to the new one."""
     if latest_open(s, workflow_id) is None and s.open_count >= s.limits.open_executions_max:
-        raise LimitReached(f"this namespace has {s.open_count} open executions, its limit; let some end first")
+        raise LimitReached(
+            f"this namespace has {s.open_count} open executions, as many as it may: let some end first",
+            limit="open-executions",
+        )
+
+
+def check_backlog(s: State, key: tuple[QueueKind, str]) -> None:
+    """Refuse one task more in a queue whose workers are too far behind."""
+    queue = s.queues.get(key)
+    if queue is not None and len(queue) >= s.limits.queue_backlog_max:
+        raise LimitReached(
+            f"{len(queue)} tasks wait in task queue {key[1]!r}, as many as may: add workers, and try again later",
+            limit="queue-backlog",
+        )
+
+
+def history_has_room(s: State, execution: Execution) -> bool:
+    limits = s.limits
+    return execution.history_length < limits.history_events_max and execution.history_bytes < limits.history_bytes_max
+
+
+def check_history(s: State, execution: Execution) -> None:
+    """Refuse another event that somebody asks for, once the history is full."""
+    if history_has_room(s, execution):
+        return
+    if execution.history_length >= s.limits.history_events_max:
+        size, limit = f"{execution.history_length} events", "history-events"
+    else:
+        size, limit = f"{execution.history_bytes} bytes", "history-bytes"
+    raise LimitReached(
+        f"the history of {execution.workflow_id!r} is full with {size}: let it end and go on in a new run", limit=limit
+    )
+
+
+def check_another_activity(s: State, execution: Execution, task_queue: str) -> None:
+    """Refuse an activity more than an open workflow may have."""
+    check_history(s, execution)
+    pending = len(execution.open_activities)
+    if pending >= s.limits.pending_activities_max:
+        raise LimitReached(
+            f"{execution.workflow_id!r} has {pending} activities that have not ended, as many as it may:"
+            " wait for some of them first",
+            limit="pending-activities",
+        )
+    check_backlog(s, (QueueKind.ACTIVITY, task_queue))
 
 
 def index(s: State, execution: Execution) -> None:

@@ -45,7 +45,10 @@ def put(s: State, command: PutSchedule, now_ms: int) -> None:
     if known is None:
         _check_spec(command.spec, now_ms)
         if len(s.schedules) >= s.limits.schedules_max:
-            raise LimitReached(f"this namespace has {len(s.schedules)} schedules, its limit; delete some first")
+            raise LimitReached(
+                f"this namespace has {len(s.schedules)} schedules, as many as it may: delete some first",
+                limit="schedules",
+            )
         known = Schedule(
             schedule_id=command.schedule_id,
             spec=command.spec,

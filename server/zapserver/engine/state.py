@@ -87,6 +87,7 @@ class State:
         """Append an event to the history of an execution."""
         event = Event(execution.history_length + 1, now_ms, event_type, attributes)
         execution.history.append(event)
+        execution.history_bytes += event.size
         self.touch(execution)
         return event
 
