@@ -267,7 +267,7 @@ class Invoke:
 
 
 def test_health(invoke: Invoke) -> None:
-    assert invoke.json("health") == {"service": "tasks", "status": "ok", "namespace": "default"}
+    assert invoke.json("health") == {"service": "tasks", "status": "ok", "namespace": "default", "refused": {}}
     assert "status     ok" in invoke.ok("health")
 
 

@@ -13,7 +13,15 @@ from zapserver.engine import commands as c
 from zapserver.engine.commands import Status
 from zapserver.engine.effects import Answered, Closed, DeliverActivityTask, DeliverWorkflowTask, Effect, PeerFull
 from zapserver.engine.queues import TaskQueue, _Line
-from zapserver.engine.records import Activity, ActivityState, Execution, QueuedTask, Subscription, WorkflowTask
+from zapserver.engine.records import (
+    Activity,
+    ActivityState,
+    EventType,
+    Execution,
+    QueuedTask,
+    Subscription,
+    WorkflowTask,
+)
 from zapserver.engine.state import State
 
 
@@ -139,6 +147,8 @@ def _check_execution(s: State, execution: Execution, waiting: dict[int, Any]) ->
     assert [event.event_id for event in execution.history] == list(range(1, execution.history_length + 1))
     times = [event.time_ms for event in execution.history]
     assert times == sorted(times), "the history runs backwards"
+    assert execution.history_bytes == sum(event.size for event in execution.history)
+    assert execution.signal_count == sum(event.type is EventType.EXECUTION_SIGNALED for event in execution.history)
     task = execution.task
     if not execution.status.is_open:
         assert not execution.open_activities
