@@ -28,6 +28,9 @@ _COMMANDS = {
     "workflow": _Command("workflows", "workflow", "Start, look at and steer workflows and tasks."),
     "schedule": _Command("schedules", "schedule", "Make, look at and steer schedules."),
     "health": _Command("tasks", "health", "Ask a server how it is."),
+    "backup": _Command("maintenance", "backup", "Copy a data directory, also of a running server."),
+    "verify": _Command("maintenance", "verify", "Look for damage in a data directory."),
+    "compact": _Command("maintenance", "compact", "Give unused space of a data directory back."),
     "inspect": _Command("inspect", "inspect", "Show captured or live ZAP traffic."),
 }
 
