@@ -62,7 +62,9 @@ class Engine:
         s = self._state
         self._now_ms = now_ms = max(now_ms, self._now_ms)
         self._pass_time(now_ms)
-        rate = self._rate if type(command) in _ACTIONS else None
+        rate = self._rate
+        if rate is not None and type(command) not in _ACTIONS:
+            rate = None
         try:
             check_payloads(command, s.limits)
             if rate is not None:

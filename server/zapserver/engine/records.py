@@ -65,7 +65,11 @@ class Event(msgspec.Struct, frozen=True):
     @property
     def size(self) -> int:
         """Its share of the bytes of the history."""
-        return EVENT_BYTES + sum([len(value) for value in self.attributes.values() if type(value) is msgspec.Raw])
+        size = EVENT_BYTES
+        for value in self.attributes.values():
+            if type(value) is Payload:
+                size += len(value)
+        return size
 
 
 @dataclass(slots=True)

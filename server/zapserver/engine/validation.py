@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from zapserver.engine import commands as c
@@ -41,16 +43,28 @@ _PAYLOADS: dict[type[msgspec.Struct], tuple[tuple[str, bool], ...]] = {
 
 def check_payloads(command: msgspec.Struct, limits: Limits) -> None:
     """Refuse a command with a payload that is too long for this namespace."""
-    for name, is_small in _PAYLOADS.get(type(command), ()):
-        payload = getattr(command, name)
-        bytes_max = limits.small_payload_bytes_max if is_small else limits.payload_bytes_max
-        if payload is not None and len(payload) > bytes_max:
-            raise too_large(name, len(payload), bytes_max, is_small=is_small)
-    if isinstance(command, c.CompleteWorkflowTask):
-        for part in command.commands:
+    fields = _PAYLOADS.get(type(command))
+    if fields is None:
+        for part in _parts(command):
             check_payloads(part, limits)
-    elif isinstance(command, c.PutSchedule | c.UpdateSchedule) and command.action is not None:
-        check_payloads(command.action, limits)
+        return
+    for name, is_small in fields:
+        payload = getattr(command, name)
+        if payload is not None:
+            bytes_max = limits.small_payload_bytes_max if is_small else limits.payload_bytes_max
+            if len(payload) > bytes_max:
+                raise too_large(name, len(payload), bytes_max, is_small=is_small)
+
+
+def _parts(command: msgspec.Struct) -> Sequence[msgspec.Struct]:
+    """What holds the payloads of a command that has none itself."""
+    match command:
+        case c.CompleteWorkflowTask():
+            return command.commands
+        case c.PutSchedule() | c.UpdateSchedule(action=c.Action()):
+            assert command.action is not None
+            return (command.action,)
+    return ()
 
 
 def too_large(what: str, size: int, bytes_max: int, *, is_small: bool) -> TooLarge:
