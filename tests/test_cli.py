@@ -204,7 +204,9 @@ def test_serve_without_the_server_extra_says_what_to_install(missing: str) -> No
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["workflow"], ["schedule"], ["dead-letters"], ["serve"], ["now"], ["inspect"]])
+@pytest.mark.parametrize(
+    "command", [[], ["workflow"], ["schedule"], ["dead-letters"], ["serve"], ["now"], ["inspect"], ["backup"]]
+)
 def test_every_command_has_help(command: list[str]) -> None:
     result = CliRunner().invoke(main, [*command, "--help"])
     assert result.exit_code == 0
@@ -265,7 +267,7 @@ class Invoke:
 
 
 def test_health(invoke: Invoke) -> None:
-    assert invoke.json("health") == {"service": "tasks", "status": "ok", "namespace": "default"}
+    assert invoke.json("health") == {"service": "tasks", "status": "ok", "namespace": "default", "refused": {}}
     assert "status     ok" in invoke.ok("health")
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from zapserver.dispatch import Dispatcher
+from zapserver.engine.limits import PAYLOAD_BYTES_MAX
 from zapserver.namespaces import Namespaces
-from zapserver.requests import PAYLOAD_BYTES_MAX
 from zapwire.body import decode_cbor, encode_cbor
 from zapwire.envelope import (
     FLAG_CBOR,

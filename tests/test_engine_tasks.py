@@ -422,11 +422,15 @@ def test_runs_of_one_id_are_forgotten_one_by_one() -> None:
         d.views.execution("same", runs[1])
 
 
-def test_a_memory_of_nothing_is_possible() -> None:
-    d = Driver(limits=Limits(closed_executions_max=0, dead_letters_max=0))
+def test_a_memory_of_one_is_possible() -> None:
+    d = Driver(limits=Limits(closed_executions_max=1, dead_letters_max=1))
     d.subscribe(1)
-    d.submit(request_id="r")
+    first = d.submit(request_id="r")
     d.complete(d.task())
-    d.submit(request_id="r")
+    d.submit()
+    d.complete(d.task())
+    assert d.submit(request_id="r").run_id != first.run_id, "what is forgotten answers nothing"
     d.fail(d.task(), failure(non_retryable=True))
-    assert d.views.counts()["closed_executions"] == d.views.counts()["dead_letters"] == 0
+    d.submit()
+    d.fail(d.task(), failure(non_retryable=True))
+    assert d.views.counts()["closed_executions"] == d.views.counts()["dead_letters"] == 1

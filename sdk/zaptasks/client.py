@@ -24,12 +24,12 @@ import trio
 
 from zapwire.body import decode_json, encode_json
 from zapwire.client_link import Backoff, ReconnectingLink
-from zapwire.envelope import encode_task_schedule
+from zapwire.envelope import Envelope, encode_task_schedule
 from zapwire.errors import CallFailed, ConnectionLost, NotSent, OutcomeUnknown
 from zapwire.opcodes import Op
 
 from .connector import ZAP_PORT, ConnectionCount, Connector, default_identity, parse_address
-from .errors import ClientClosed
+from .errors import ClientClosed, ServerBusy, refusal
 from .groups import unwrapped
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
 from .options import RetryPolicy, Seconds, present, to_ms, to_seconds
@@ -69,12 +69,16 @@ Namespaces: TypeAlias = list[NamespaceInfo]
 PAGE_SIZE: Final = 100
 """Executions that one call fetches, unless it is told otherwise."""
 
+ASK_AGAIN_SECONDS: Final = 0.2
+"""The pause before a call of unknown outcome is repeated to a server that takes nothing now."""
+
 
 class AsyncClient:
     """A connection to a server that heals itself, and the calls. Made by `open_client`.
 
-    Any number of trio tasks may use it at once. Every call raises `CallFailed` for an answer that says no, `NotSent`
-    or `OutcomeUnknown` when the server is away for longer than `timeout` seconds, and can be canceled at any time.
+    Any number of trio tasks may use it at once. Every call raises `CallFailed` for an answer that says no (`ServerBusy`
+    is one that says "not now"), `NotSent` or `OutcomeUnknown` when the server is away for longer than `timeout`
+    seconds, and can be canceled at any time.
     """
 
     def __init__(
@@ -473,24 +477,26 @@ class AsyncClient:
         Unless `repeat` is False it is made again after a lost connection, until the client's timeout has passed.
         """
         body = encode_json({"namespace": self.namespace, **request})
-        envelope = await self._repeatedly(
-            lambda timeout: self._link.call(opcode, body, timeout=timeout), self.timeout, repeat
-        )
+        envelope = await self._repeatedly(lambda timeout: self._ask(opcode, body, timeout), self.timeout, repeat)
         return decode_json(envelope.body, type)
 
     async def wait_closed(self, workflow_id: str, run_id: str) -> ClosedExecution:
         """Wait, for as long as it takes, until an execution is closed."""
         body = encode_json({"namespace": self.namespace, "workflow_id": workflow_id, "run_id": run_id})
-        envelope = await self._repeatedly(
-            lambda timeout: self._link.call(Op.AWAIT_EXECUTION, body, timeout=timeout), None, True
-        )
+        envelope = await self._repeatedly(lambda timeout: self._ask(Op.AWAIT_EXECUTION, body, timeout), None, True)
         return decode_json(envelope.body, ClosedExecution)
 
+    async def _ask(self, opcode: int, body: bytes, timeout: float | None) -> Envelope:
+        try:
+            return await self._link.call(opcode, body, timeout=timeout)
+        except CallFailed as error:
+            raise refusal(error.status, error.detail, opcode=opcode) from None
+
     async def _call_raw(self, message: bytes, opcode: int, type: type[T], *, repeat: bool = True) -> T:
-        answer = await self._repeatedly(
-            lambda timeout: self._link.call_raw(message, timeout=timeout), self.timeout, repeat
-        )
-        return read_submit_reply(answer, opcode, type)
+        async def ask(timeout: float | None) -> T:
+            return read_submit_reply(await self._link.call_raw(message, timeout=timeout), opcode, type)
+
+        return await self._repeatedly(ask, self.timeout, repeat)
 
     async def _repeatedly(
         self, attempt: Callable[[float | None], Awaitable[T]], timeout: float | None, repeat: bool
@@ -512,6 +518,11 @@ class AsyncClient:
             except NotSent as error:
                 # An earlier attempt may have arrived: that is what the caller has to know.
                 lost = lost or error
+            except ServerBusy:
+                # A no to the repeat of a call that may have arrived is no no to that one.
+                if timeout is None or not isinstance(lost, OutcomeUnknown):
+                    raise
+                await trio.sleep(min(ASK_AGAIN_SECONDS, deadline - trio.current_time()))
             await trio.lowlevel.checkpoint()
 
 

@@ -452,6 +452,8 @@ class Health(_Record, frozen=True, kw_only=True):
     service: str = ""
     status: str = ""
     namespace: str = ""
+    refused: dict[str, int] = {}
+    """How often each limit refused something since the server started; limits that did not are left out."""
 
 
 class Acknowledged(_Record, frozen=True, kw_only=True):

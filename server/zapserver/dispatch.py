@@ -104,6 +104,7 @@ class Dispatcher:
             else:
                 answer = self._answer(call, envelope)
         except (EngineError, ZapError, StoreError) as error:
+            self.namespaces.count_refusal(error)
             answer = _refusal(opcode, error.status, str(error))
         except Exception as error:
             log.exception("a call failed", opcode=opcode, peer=link.node_id)

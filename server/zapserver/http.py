@@ -27,7 +27,8 @@ from zapserver import requests
 from zapserver.calls.tasks import start_task
 from zapserver.dispatch import Dispatcher
 from zapserver.engine.commands import Action, Command, PeerKey, PutSchedule, ScheduleSpec, Waiter
-from zapserver.engine.errors import EngineError, Invalid
+from zapserver.engine.errors import EngineError, Invalid, LimitReached
+from zapserver.engine.limits import SMALL_PAYLOAD_BYTES_MAX
 from zapserver.namespaces import Namespace, Namespaces
 from zapserver.store import Durability, StoreError
 from zaptasks.duration import MILLISECOND
@@ -109,6 +110,7 @@ def make_app(dispatcher: Dispatcher) -> Starlette:
         },
     )
     app.router.redirect_slashes = False
+    app.state.namespaces = dispatcher.namespaces
     return app
 
 
@@ -142,7 +144,7 @@ class _Routes:
                     workflow_id=task.workflow_id,
                     input=requests.payload(task.input, "input"),
                     retry_policy=None if task.retry_policy is None else task.retry_policy.policy(),
-                    memo=requests.payload(task.memo, "memo", requests.SMALL_PAYLOAD_BYTES_MAX),
+                    memo=requests.payload(task.memo, "memo", SMALL_PAYLOAD_BYTES_MAX),
                 ),
             )
         )
@@ -156,7 +158,10 @@ class _Routes:
         counts: Counter[str] = Counter()
         for namespace in self._dispatcher.namespaces:
             counts.update(namespace.engine.views.counts())
-        return _json({**self._health(), "namespaces": len(self._dispatcher.namespaces), "counts": counts})
+        namespaces = self._dispatcher.namespaces
+        return _json(
+            {**self._health(), "namespaces": len(namespaces), "counts": {**counts, "refused": namespaces.refused}}
+        )
 
     def _health(self) -> dict[str, Any]:
         return {"service": "tasks", "status": "ok", "namespace": self._dispatcher.namespaces.default}
@@ -254,6 +259,11 @@ def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> 
 
 def _refused(request: Request, error: Exception) -> Response:
     status = getattr(error, "status", 500)
+    if isinstance(error, LimitReached):
+        request.app.state.namespaces.count_refusal(error)
+        if error.retry_after_ms is not None:
+            body = {"error": str(error), "code": status, "retry_after_ms": error.retry_after_ms}
+            return _json(body, status, {"retry-after": str(-(-error.retry_after_ms // 1000))})
     # What was not read of a body would be taken for the next request.
     return _error(status, str(error), {"connection": "close"} if status in (408, 413, 415) else None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from random import random
 from typing import TypeAlias, TypeVar
@@ -16,14 +17,14 @@ from zapserver.engine.commands import Command, PeerKey
 from zapserver.engine.errors import Invalid, LimitReached, NotFound
 from zapserver.engine.tables import Table
 from zapserver.journal import Journal, Writer
-from zapserver.store import Batch, Durability, MemoryStore, Store
+from zapserver.limits import NAMESPACES_MAX
+from zapserver.store import Batch, Durability, MemoryStore, QueueFull, Store
 
 R = TypeVar("R")
 
 SYNCED = Durability.SYNCED
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-NAMESPACES_MAX = 10_000
 RETENTION_MS_DEFAULT = 720 * 3_600_000
 CLOSED_IN_MEMORY_MAX = 100_000
 """Closed executions of a namespace that is not on a disk; the oldest are forgotten first. About 1 KiB each."""
@@ -112,10 +113,14 @@ class Namespaces:
         limits: Limits | None = None,
         open_store: OpenStore | None = None,
         known: Iterable[str] = (),
+        namespaces_max: int = NAMESPACES_MAX,
     ) -> None:
         """Open the default namespace and those that are `known` to have a store. Raises `StoreError`."""
         self._limits = limits or Limits()
         self._open_store = open_store or _in_memory
+        self._namespaces_max = namespaces_max
+        self.refused: Counter[str] = Counter()
+        """How often each limit refused something, in any namespace, since the start."""
         self._by_name: dict[str, Namespace] = {}
         self.on_open: Callable[[Namespace], None] = _nothing
         """Called with each namespace that is registered from now on."""
@@ -142,8 +147,8 @@ class Namespaces:
         check_namespace_name(name)
         namespace = self._by_name.get(name)
         if namespace is None:
-            if len(self._by_name) >= NAMESPACES_MAX:
-                raise LimitReached(f"{NAMESPACES_MAX} namespaces exist, the limit")
+            if len(self._by_name) >= self._namespaces_max:
+                raise LimitReached(f"{len(self)} namespaces exist, as many as may", limit="namespaces")
             namespace = self._open(name, now_ms)
         namespace.describe(description=description, owner_email=owner_email, retention_ms=retention_ms)
         return namespace
@@ -151,11 +156,18 @@ class Namespaces:
     def _open(self, name: str, now_ms: int) -> Namespace:
         store, writer = self._open_store(name)
         limits = self._limits
-        if store.durability is Durability.MEMORY and limits.closed_executions_max is None:
+        if store.durability is Durability.MEMORY and not limits.closed_executions_max:
             limits = msgspec.structs.replace(limits, closed_executions_max=CLOSED_IN_MEMORY_MAX)
         namespace = self._by_name[name] = Namespace(name, store, writer, limits=limits, now_ms=now_ms)
         self.on_open(namespace)
         return namespace
+
+    def count_refusal(self, error: Exception) -> None:
+        """Take note of a refusal, if it is one of a limit."""
+        if isinstance(error, LimitReached):
+            self.refused[error.limit] += 1
+        elif isinstance(error, QueueFull):
+            self.refused["store-queue"] += 1
 
     def __iter__(self) -> Iterator[Namespace]:
         return iter(self._by_name.values())

@@ -20,8 +20,10 @@ from zapserver.engine.commands import (
     ScheduleSpec,
     WorkflowTimeouts,
 )
-from zapserver.engine.errors import Invalid, TooLarge
+from zapserver.engine.errors import Invalid
+from zapserver.engine.limits import PAYLOAD_BYTES_MAX, SMALL_PAYLOAD_BYTES_MAX
 from zapserver.engine.retry import RetryPolicy
+from zapserver.engine.validation import too_large
 from zapserver.engine.views import PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX
 from zapserver.store.interface import Durability
 from zapwire.frame import Buffer
@@ -372,13 +374,6 @@ class DeadLetterRequest(ExecutionRequest):
 # --- payloads --------------------------------------------------------------------------------------
 
 
-PAYLOAD_BYTES_MAX = 4 * 1024 * 1024
-"""The longest payload. It travels to workers as a JSON string, up to twice as long, and must fit a frame of 10 MiB."""
-
-SMALL_PAYLOAD_BYTES_MAX = 256 * 1024
-"""The longest heartbeat detail or memo: they travel beside a payload."""
-
-
 def payload(raw: msgspec.Raw, what: str, bytes_max: int = PAYLOAD_BYTES_MAX) -> Payload | None:
     """A payload cut loose from the frame that it came in; None when the key was absent.
 
@@ -425,10 +420,7 @@ def _base64_or_json(text: bytes) -> Payload:
 
 def _bounded(found: Payload, what: str, bytes_max: int) -> Payload:
     if len(found) > bytes_max:
-        raise TooLarge(
-            f"the {what} has {len(found)} bytes; at most {bytes_max} are allowed:"
-            " keep it elsewhere and send where it is"
-        )
+        raise too_large(what, len(found), bytes_max, is_small=bytes_max == SMALL_PAYLOAD_BYTES_MAX)
     return found
 
 

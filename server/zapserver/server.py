@@ -31,6 +31,7 @@ from zapserver.stores import Stores
 from zapserver.sweeping import Sweeper
 from zapserver.timer import Timer
 from zaptasks.groups import unwrapped
+from zapwire.link_group import LinkLimits
 from zapwire.listener import open_listener
 
 log = structlog.get_logger("zapserver")
@@ -65,6 +66,7 @@ async def open_server(
     Raises:
         StartError: an address or the data cannot be had; nothing has been served.
     """
+    bounds = settings.server_limits
     with unwrapped():
         async with AsyncExitStack() as stack:
             stores = Stores(settings.data)
@@ -86,6 +88,10 @@ async def open_server(
                         node_id=settings.node_id,
                         details={"sdk": "zapserver", "version": version("zaptasks")},
                         ssl_context=ssl_context,
+                        limits=LinkLimits(unanswered_calls=bounds.calls_in_flight_max),
+                        connections_max=bounds.connections_max,
+                        connections_per_address_max=bounds.connections_per_address_max,
+                        refused=dispatcher.namespaces.refused,
                     )
                 )
             except OSError as error:
@@ -109,7 +115,14 @@ async def open_server(
 def _open_namespaces(stores: Stores, settings: Settings, now_ms: int) -> Namespaces:
     began = time.perf_counter()
     try:
-        namespaces = Namespaces(settings.namespace, now_ms=now_ms, open_store=stores.open, known=stores.known())
+        namespaces = Namespaces(
+            settings.namespace,
+            now_ms=now_ms,
+            limits=settings.limits,
+            open_store=stores.open,
+            known=stores.known(),
+            namespaces_max=settings.server_limits.namespaces_max,
+        )
     except StoreError as error:
         raise StartError(f"data directory {settings.data}: {error}") from error
     except OSError as error:

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 
 from zapserver.engine.errors import Invalid
+from zapserver.engine.limits import Limits
+from zapserver.limits import ServerLimits
 from zapserver.namespaces import check_namespace_name
 from zapwire.errors import LocalProtocolError
 from zapwire.handshake import Hello, encode_hello
@@ -84,6 +86,9 @@ class Settings:
     """The data directory, or `MEMORY`. The command `serve` has a default of its own, `DATA_DEFAULT`."""
     node_id: str = NODE_ID_DEFAULT
     """What the server calls itself in the handshake."""
+    limits: Limits = Limits()
+    """Of each namespace."""
+    server_limits: ServerLimits = ServerLimits()
     allow_anonymous: bool = False
     """Serve the network without asking anyone who they are."""
     require_identity: bool = False

@@ -16,6 +16,7 @@ from zapserver.engine.queues import TaskQueue, _Line
 from zapserver.engine.records import (
     Activity,
     ActivityState,
+    EventType,
     Execution,
     QueuedTask,
     Schedule,
@@ -168,6 +169,8 @@ def _check_execution(s: State, execution: Execution, waiting: dict[int, Any]) ->
     assert [event.event_id for event in events] == list(range(1, execution.history_length + 1))
     times = [event.time_ms for event in events]
     assert times == sorted(times), "the history runs backwards"
+    assert execution.history_bytes == sum(event.size for event in events)
+    assert execution.signal_count == sum(event.type is EventType.EXECUTION_SIGNALED for event in events)
     task = execution.task
     assert execution.status.is_open
     assert execution.close_ms is None
@@ -289,7 +292,7 @@ def _check_kept(s: State, store: MemoryStore) -> None:
     closed = [decode_execution(data)[0] for table in (Table.CLOSED, Table.DEAD) for _, data in store.scan(table)]
     assert s.dead_count == store.count(Table.DEAD) <= s.limits.dead_letters_max
     assert s.closed_count == store.count(Table.CLOSED)
-    assert s.limits.closed_executions_max is None or s.closed_count <= s.limits.closed_executions_max
+    assert not s.limits.closed_executions_max or s.closed_count <= s.limits.closed_executions_max
     assert {run_id for (run_id,), _ in store.scan(Table.RUNS)} == {execution.run_id for execution in closed}
     assert {key for key, _ in store.scan(Table.IDS)} == {(each.workflow_id, each.number) for each in closed}
     requests = {request for execution in closed for request in execution.request_keys}

@@ -34,7 +34,8 @@ def _list(call: Call, request: NamespaceRequest) -> object:
 
 
 def _health(call: Call, request: Request) -> object:
-    return {"namespace": call.namespaces.default, "service": "tasks", "status": "ok"}
+    namespaces = call.namespaces
+    return {"namespace": namespaces.default, "service": "tasks", "status": "ok", "refused": namespaces.refused}
 
 
 CALLS: dict[int, Handler] = {

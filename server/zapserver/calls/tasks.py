@@ -8,6 +8,7 @@ from zapserver import requests, shapes
 from zapserver.calls.context import BinaryCall, Call, CallOpener, Handler
 from zapserver.engine.commands import Action, PutSchedule, RequeueDeadLetter, ScheduleSpec, Started, StartTask
 from zapserver.engine.errors import Invalid
+from zapserver.engine.limits import SMALL_PAYLOAD_BYTES_MAX
 from zapserver.requests import DeadLetterRequest, TaskOptions, fallback_queue, json_payload, payload
 from zaptasks.spec import Interval, parse_spec
 from zapwire.body import decode_json
@@ -27,7 +28,7 @@ def start_task(call: Call, task_type: str, body: msgspec.Raw | None, options: Ta
             request_id=options.request_id,
             retry_policy=None if options.retry_policy is None else options.retry_policy.policy(),
             timeouts=options.timeouts(),
-            memo=payload(options.memo, "memo", requests.SMALL_PAYLOAD_BYTES_MAX),
+            memo=payload(options.memo, "memo", SMALL_PAYLOAD_BYTES_MAX),
             identity=options.identity or call.peer_name,
         )
     )
@@ -52,7 +53,7 @@ def put_schedule(call: Call, name: str, spec_text: str, options: TaskOptions) ->
                 task_queue=fallback_queue(options.task_queue),
                 is_task=True,
                 retry_policy=None if options.retry_policy is None else options.retry_policy.policy(),
-                memo=payload(options.memo, "memo", requests.SMALL_PAYLOAD_BYTES_MAX),
+                memo=payload(options.memo, "memo", SMALL_PAYLOAD_BYTES_MAX),
                 task_timeouts=options.timeouts(),
             ),
         )

@@ -25,8 +25,8 @@ from zapserver.engine.commands import (
     WorkflowCommandKind,
 )
 from zapserver.engine.errors import Invalid, NotFound
+from zapserver.engine.limits import SMALL_PAYLOAD_BYTES_MAX
 from zapserver.requests import (
-    SMALL_PAYLOAD_BYTES_MAX,
     AnswerQueryRequest,
     ScheduleActivityRequest,
     SubscribeRequest,

@@ -31,6 +31,7 @@ from zapserver.engine.effects import Effect
 from zapserver.engine.errors import Invalid, LimitReached, NotFound
 from zapserver.engine.limits import Limits
 from zapserver.engine.matching import put_back, resume, serve
+from zapserver.engine.rate import ActionRate
 from zapserver.engine.records import (
     Activity,
     Execution,
@@ -42,7 +43,7 @@ from zapserver.engine.records import (
     WorkflowTask,
 )
 from zapserver.engine.state import State
-from zapserver.engine.validation import check_name
+from zapserver.engine.validation import check_name, check_payloads
 from zapserver.engine.views import Views
 from zapserver.store.errors import Damaged
 from zapserver.store.interface import Batch, Reader
@@ -66,7 +67,9 @@ class Engine:
         reader: Reader,
         limits: Limits | None = None,
     ) -> None:
-        self._state = State(new_id=new_id, random=random, limits=limits or Limits(), reader=reader)
+        limits = limits or Limits()
+        self._state = State(new_id=new_id, random=random, limits=limits, reader=reader)
+        self._rate = ActionRate(limits.actions_per_second) if limits.actions_per_second else None
         self._now_ms = 0
         self.views = Views(self._state)
 
@@ -97,10 +100,19 @@ class Engine:
         s = self._state
         self._now_ms = now_ms = max(now_ms, self._now_ms)
         self._pass_time(now_ms)
+        rate = self._rate
+        if rate is not None and type(command) not in _ACTIONS:
+            rate = None
         try:
-            return cast(R, _HANDLERS[type(command)](s, command, now_ms))
+            check_payloads(command, s.limits)
+            if rate is not None:
+                _check_rate(rate, now_ms)
+            answer = _HANDLERS[type(command)](s, command, now_ms)
         finally:
             self._follow_up(now_ms)
+        if rate is not None:
+            rate.take(now_ms)
+        return cast(R, answer)
 
     @property
     def now_ms(self) -> int:
@@ -144,6 +156,16 @@ class Engine:
         while s.freed_schedules:
             schedule, execution = s.freed_schedules.pop(0)
             schedule_runs.run_closed(s, schedule, execution, now_ms)
+
+
+def _check_rate(rate: ActionRate, now_ms: int) -> None:
+    wait_ms = rate.wait_ms(now_ms)
+    if wait_ms:
+        raise LimitReached(
+            f"this namespace takes {rate.per_second} actions a second: try again in {wait_ms} ms",
+            limit="actions-per-second",
+            retry_after_ms=wait_ms,
+        )
 
 
 # --- one handler a command ------------------------------------------------------------------------
@@ -222,11 +244,15 @@ def _subscribe(s: State, command: c.Subscribe, now_ms: int) -> c.Subscribed:
     types = 0 if command.types is None else len(command.types)
     if types > s.limits.types_per_subscription_max:
         raise LimitReached(
-            f"a subscription to {types} types; at most {s.limits.types_per_subscription_max} are allowed"
+            f"a subscription to {types} types; at most {s.limits.types_per_subscription_max} are allowed",
+            limit="types-per-subscription",
         )
     peer = s.peers.get(command.peer)
     if peer is not None and len(peer.subscriptions) >= s.limits.subscriptions_per_peer_max:
-        raise LimitReached(f"this connection has {len(peer.subscriptions)} subscriptions, the limit")
+        raise LimitReached(
+            f"this connection has {len(peer.subscriptions)} subscriptions, as many as it may: open another connection",
+            limit="subscriptions-per-peer",
+        )
     subscription = Subscription(
         subscription_id=s.new_id()[:24],
         peer=command.peer,
@@ -317,6 +343,18 @@ def _tick(s: State, command: c.Tick, now_ms: int) -> None:
 def _sweep_closed(s: State, command: c.SweepClosed, now_ms: int) -> int:
     return registry.sweep(s, command.closed_before_ms, command.limit)
 
+
+_ACTIONS = frozenset(
+    {
+        c.StartTask,
+        c.StartWorkflow,
+        c.SignalExecution,
+        c.ResetExecution,
+        c.RequeueDeadLetter,
+        c.TriggerSchedule,
+    }
+)
+"""What `actions_per_second` counts: what clients begin. Workers and schedules go on with what was taken before."""
 
 _HANDLERS: dict[type[c.Command[Any]], Callable[[State, Any, int], Any]] = {
     c.StartTask: executions.start_task,

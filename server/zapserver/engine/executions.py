@@ -66,6 +66,7 @@ def start_task(s: State, command: StartTask, now_ms: int, *, schedule_id: str = 
     run_id = s.new_id()
     workflow_id = command.workflow_id or f"{command.type}-{run_id[:24]}"
     registry.check_free(s, workflow_id)
+    registry.check_backlog(s, (QueueKind.ACTIVITY, command.task_queue))
     execution = Execution(
         workflow_id=workflow_id,
         run_id=run_id,
@@ -112,6 +113,7 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
     if not command.workflow_id and s.latest(workflow_id) is not None:
         workflow_id = f"{command.type.lower()}-{run_id}"
     registry.check_free(s, workflow_id)
+    registry.check_backlog(s, (QueueKind.WORKFLOW, command.task_queue))
     execution = Execution(
         workflow_id=workflow_id,
         run_id=run_id,
@@ -132,7 +134,7 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
     )
     _admit(s, execution, now_ms, request)
     if command.signal_name:
-        signal(s, execution, command.signal_name, command.signal_input, command.identity, now_ms)
+        _record_signal(s, execution, command.signal_name, command.signal_input, command.identity, now_ms)
     _set_off(s, execution, now_ms)
     return Started(workflow_id=workflow_id, run_id=run_id)
 
@@ -193,8 +195,20 @@ def _enqueue_workflow_task(s: State, execution: Execution, now_ms: int) -> None:
 def signal(s: State, execution: Execution, name: str, input: Payload | None, identity: str, now_ms: int) -> None:
     check_name("signal name", name, s.limits)
     check_open(execution)
-    if execution.history_length >= s.limits.history_events_max:
-        raise LimitReached(f"the history of {execution.workflow_id!r} is full ({execution.history_length} events)")
+    registry.check_history(s, execution)
+    if execution.signal_count >= s.limits.signals_per_execution_max:
+        raise LimitReached(
+            f"{execution.workflow_id!r} got {execution.signal_count} signals, as many as it may:"
+            " let it end and go on in a new run",
+            limit="signals-per-execution",
+        )
+    _record_signal(s, execution, name, input, identity, now_ms)
+
+
+def _record_signal(
+    s: State, execution: Execution, name: str, input: Payload | None, identity: str, now_ms: int
+) -> None:
+    execution.signal_count += 1
     s.record(execution, EventType.EXECUTION_SIGNALED, now_ms, signalName=name, input=input, identity=identity)
 
 
@@ -247,11 +261,13 @@ def reset(s: State, source: Execution, command: ResetExecution, now_ms: int) -> 
     if not 1 <= command.event_id <= source.history_length:
         raise Invalid(f"event id {command.event_id} is not in 1..{source.history_length} of run {source.run_id}")
     registry.check_room(s, source.workflow_id)
+    registry.check_backlog(s, _queue_of(source))
     newest = s.open_ids.get(source.workflow_id)
+    kept = s.events(source, 0, command.event_id)
     for run in {id(run): run for run in (source, newest) if run is not None and run.status.is_open}.values():
         close(s, run, Status.TERMINATED, now_ms, reason=f"reset: {command.reason}", identity=command.identity)
     execution = _next_run(source, s.new_id(), now_ms)
-    kept = s.events(source, 0, command.event_id)
+    execution.signal_count = sum(event.type is EventType.EXECUTION_SIGNALED for event in kept)
     registry.index(s, execution)
     for event in kept:
         s.record(execution, event.type, event.time_ms, **event.attributes)
@@ -274,12 +290,18 @@ def requeue_dead_letter(s: State, source: Execution, identity: str, now_ms: int)
             f"run {source.run_id} of {source.workflow_id!r} is not a dead letter: it is {source.status.name}"
         )
     registry.check_free(s, source.workflow_id)
+    registry.check_backlog(s, _queue_of(source))
     registry.calm(s, source)
     execution = _next_run(source, s.new_id(), now_ms)
     execution.identity = identity
     _admit(s, execution, now_ms)
     _set_off(s, execution, now_ms)
     return Started(workflow_id=execution.workflow_id, run_id=execution.run_id)
+
+
+def _queue_of(execution: Execution) -> tuple[QueueKind, str]:
+    """Where its first work waits."""
+    return (QueueKind.ACTIVITY if execution.is_task else QueueKind.WORKFLOW, execution.task_queue)
 
 
 def _next_run(source: Execution, run_id: str, now_ms: int) -> Execution:
@@ -490,7 +512,10 @@ def wait_for_close(s: State, execution: Execution, waiter: Waiter, peer_key: Pee
     if peer is not None and waiter in peer.waiting:
         raise Conflict(f"{waiter!r} waits for {peer.waiting[waiter].workflow_id!r} already; a call waits for one thing")
     if peer is not None and len(peer.waiting) >= s.limits.waits_per_peer_max:
-        raise LimitReached(f"this connection waits for {len(peer.waiting)} executions already, the limit")
+        raise LimitReached(
+            f"this connection waits for {len(peer.waiting)} executions already, as many as it may",
+            limit="waits-per-peer",
+        )
     execution.waiters[waiter] = peer_key
     s.peer(peer_key).waiting[waiter] = execution
     return False

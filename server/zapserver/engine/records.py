@@ -50,6 +50,18 @@ class EventType(enum.StrEnum):
     ACTIVITY_CANCELED = "ACTIVITY_TASK_CANCELED"
 
 
+NULL = Payload(b"null")
+
+
+def same_payload(one: Payload | None, other: Payload | None) -> bool:
+    """Whether two payloads are the same to whoever reads them: none is a null."""
+    return (NULL if one is None else one) == (NULL if other is None else other)
+
+
+EVENT_BYTES = 200
+"""About what an event takes beside its payloads."""
+
+
 class Event(msgspec.Struct, frozen=True):
     """One line of a history."""
 
@@ -57,6 +69,15 @@ class Event(msgspec.Struct, frozen=True):
     time_ms: int
     type: EventType
     attributes: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Its share of the bytes of the history."""
+        size = EVENT_BYTES
+        for value in self.attributes.values():
+            if type(value) is Payload and value != NULL:  # read again, a null is None
+                size += len(value)
+        return size
 
 
 @dataclass(slots=True)
@@ -208,6 +229,7 @@ class Execution:
     """About what its history takes in the store."""
     unsaved: list[Event] = field(default_factory=list)
     """The events of this step; all before them are in the store."""
+    signal_count: int = 0
     is_saved: bool = False
     """Whether the store has it as an open execution."""
     open_activities: dict[str, Activity] = field(default_factory=dict)

@@ -77,7 +77,7 @@ def load(s: State) -> list[Damaged]:
             _restore_activity(s, of, decode_activity(data))
     for execution in by_number.values():
         s.timers.update(execution)
-    if s.limits.closed_executions_max is not None:
+    if s.limits.closed_executions_max:
         s.closed_count = s.reader.count(Table.CLOSED)
     s.dead_count = s.reader.count(Table.DEAD)
     return damaged

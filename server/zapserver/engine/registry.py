@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zapserver.engine import archive
-from zapserver.engine.commands import Started
+from zapserver.engine.commands import QueueKind, Started
 from zapserver.engine.errors import Conflict, Invalid, LimitReached
 from zapserver.engine.records import Execution, RequestKey
 from zapserver.engine.state import State
@@ -70,7 +70,51 @@ def check_room(s: State, workflow_id: str) -> None:
 def check_room_besides(s: State, closing: int) -> None:
     """Refuse one execution more than there may be once `closing` of the open ones have closed."""
     if len(s.executions) - closing >= s.limits.open_executions_max:
-        raise LimitReached(f"this namespace has {len(s.executions)} open executions, its limit; let some end first")
+        raise LimitReached(
+            f"this namespace has {len(s.executions)} open executions, as many as it may: let some end first",
+            limit="open-executions",
+        )
+
+
+def check_backlog(s: State, key: tuple[QueueKind, str]) -> None:
+    """Refuse one task more in a queue whose workers are too far behind."""
+    queue = s.queues.get(key)
+    if queue is not None and len(queue) >= s.limits.queue_backlog_max:
+        raise LimitReached(
+            f"{len(queue)} tasks wait in task queue {key[1]!r}, as many as may: add workers, and try again later",
+            limit="queue-backlog",
+        )
+
+
+def history_has_room(s: State, execution: Execution) -> bool:
+    limits = s.limits
+    return execution.history_length < limits.history_events_max and execution.history_bytes < limits.history_bytes_max
+
+
+def check_history(s: State, execution: Execution) -> None:
+    """Refuse another event that somebody asks for, once the history is full."""
+    if history_has_room(s, execution):
+        return
+    if execution.history_length >= s.limits.history_events_max:
+        size, limit = f"{execution.history_length} events", "history-events"
+    else:
+        size, limit = f"{execution.history_bytes} bytes", "history-bytes"
+    raise LimitReached(
+        f"the history of {execution.workflow_id!r} is full with {size}: let it end and go on in a new run", limit=limit
+    )
+
+
+def check_another_activity(s: State, execution: Execution, task_queue: str) -> None:
+    """Refuse an activity more than an open workflow may have."""
+    check_history(s, execution)
+    pending = len(execution.open_activities)
+    if pending >= s.limits.pending_activities_max:
+        raise LimitReached(
+            f"{execution.workflow_id!r} has {pending} activities that have not ended, as many as it may:"
+            " wait for some of them first",
+            limit="pending-activities",
+        )
+    check_backlog(s, (QueueKind.ACTIVITY, task_queue))
 
 
 def index(s: State, execution: Execution) -> None:
@@ -136,7 +180,7 @@ def sweep(s: State, closed_before_ms: int, limit: int) -> int:
 def forget_excess(s: State) -> None:
     """Forget the oldest closed executions, and the oldest dead letters, beyond their bounds."""
     closed_max = s.limits.closed_executions_max
-    if closed_max is not None and s.closed_count > closed_max:
+    if closed_max and s.closed_count > closed_max:
         _forget_oldest(s, Table.CLOSED, s.closed_count - closed_max)
     if s.dead_count > s.limits.dead_letters_max:
         _forget_oldest(s, Table.DEAD, s.dead_count - s.limits.dead_letters_max)

@@ -23,6 +23,7 @@ from zapserver.engine.commands import (
     WorkflowTimeouts,
 )
 from zapserver.engine.records import (
+    NULL,
     Activity,
     ActivityState,
     Backfill,
@@ -93,6 +94,7 @@ class ExecutionRecord(_Record):
     history_length: int = 0
     history_bytes: int = 0
     last_event_ms: int = 0
+    signal_count: int = 0
     attempt: int = 1
     status: int = Status.RUNNING
     close_ms: int | None = None
@@ -162,6 +164,7 @@ PLAIN_EXECUTION_FIELDS = (
     "history_length",
     "history_bytes",
     "last_event_ms",
+    "signal_count",
     "attempt",
     "close_ms",
     "close_reason",
@@ -341,7 +344,7 @@ def decode_events(first_event_id: int, data: bytes) -> list[Event]:
 
 def _attribute(name: str, raw: msgspec.Raw) -> Any:
     if name in PAYLOAD_ATTRIBUTES:
-        return None if raw == b"null" else raw
+        return None if raw == NULL else raw
     return msgspec.json.decode(raw)
 
 

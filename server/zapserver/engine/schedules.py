@@ -61,7 +61,9 @@ def put(s: State, command: PutSchedule, now_ms: int) -> None:
             _change(s, known, wanted, now_ms)
         return
     if len(s.schedules) >= s.limits.schedules_max:
-        raise LimitReached(f"this namespace has {len(s.schedules)} schedules, its limit; delete some first")
+        raise LimitReached(
+            f"this namespace has {len(s.schedules)} schedules, as many as it may: delete some first", limit="schedules"
+        )
     schedule = Schedule(
         schedule_id=command.schedule_id,
         spec=command.spec,
@@ -204,7 +206,10 @@ def backfill(s: State, command: BackfillSchedule, now_ms: int) -> Backfilled:
     if len(slots) > slots_max:
         raise Invalid(f"the range has more than {slots_max} slots, the most of one backfill; give a shorter range")
     if len(schedule.backfills) >= s.limits.backfills_max:
-        raise LimitReached(f"{len(schedule.backfills)} backfills of this schedule are not finished, the limit; wait")
+        raise LimitReached(
+            f"{len(schedule.backfills)} backfills of this schedule are not finished, as many as may: wait for one",
+            limit="backfills",
+        )
     if schedule.is_active and schedule.next_ms is not None:
         slots = [slot_ms for slot_ms in slots if slot_ms < schedule.next_ms]
     if command.request_id:

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from zapserver.engine import archive
-from zapserver.engine.commands import Payload, PeerKey, QueueKind
+from zapserver.engine.commands import PeerKey, QueueKind
 from zapserver.engine.effects import Effect
 from zapserver.engine.errors import NotFound
 from zapserver.engine.limits import Limits
@@ -27,14 +27,6 @@ from zapserver.engine.records import (
 )
 from zapserver.engine.timers import Timers
 from zapserver.store.interface import Reader
-
-EVENT_BYTES = 120
-"""About what an event takes beside its payloads."""
-
-
-def event_bytes(attributes: dict[str, Any]) -> int:
-    """About what an event takes in the store."""
-    return EVENT_BYTES + sum(len(value) for value in attributes.values() if isinstance(value, str | Payload))
 
 
 class State:
@@ -128,7 +120,7 @@ class State:
         event = Event(execution.history_length, now_ms, event_type, attributes)
         execution.last_event_ms = now_ms
         execution.unsaved.append(event)
-        execution.history_bytes += event_bytes(attributes)
+        execution.history_bytes += event.size
         self.changed[execution.number] = execution
         return event
 

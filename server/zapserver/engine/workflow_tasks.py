@@ -8,7 +8,7 @@ the same order: what was done is not done twice.
 
 from __future__ import annotations
 
-from zapserver.engine import activities, executions, matching
+from zapserver.engine import activities, executions, matching, registry
 from zapserver.engine.commands import (
     ActivityScheduled,
     ScheduleActivity,
@@ -16,8 +16,8 @@ from zapserver.engine.commands import (
     WorkflowCommand,
     WorkflowCommandKind,
 )
-from zapserver.engine.errors import Conflict, Invalid, LimitReached, NotFound, StaleToken
-from zapserver.engine.records import ActivityCall, Execution, PendingResult, QueuedTask, WorkflowTask
+from zapserver.engine.errors import Conflict, Invalid, NotFound, StaleToken
+from zapserver.engine.records import ActivityCall, Execution, PendingResult, QueuedTask, WorkflowTask, same_payload
 from zapserver.engine.retry import NO_RETRY
 from zapserver.engine.state import State
 from zapserver.engine.validation import check_name, check_timeouts
@@ -104,7 +104,7 @@ def schedule_activity(s: State, command: ScheduleActivity, now_ms: int) -> Activ
     position = task.calls_made
     if position < len(execution.calls):
         call = execution.calls[position]
-        if call.type != command.type or call.input != command.input:
+        if call.type != command.type or not same_payload(call.input, command.input):
             raise Conflict(
                 f"activity {position + 1} of run {execution.run_id} was {call.type!r} when another worker asked for"
                 f" it; now it is {command.type!r}{'' if call.type != command.type else ' with another input'}:"
@@ -116,8 +116,7 @@ def schedule_activity(s: State, command: ScheduleActivity, now_ms: int) -> Activ
             due_ms = now_ms + RECORDED_RESULT_DELAY_MS
             s.timers.update(PendingResult(execution, task.lease.token, call, due_ms))
     else:
-        if execution.history_length >= s.limits.history_events_max:
-            raise LimitReached(f"the history of {execution.workflow_id!r} is full ({execution.history_length} events)")
+        registry.check_another_activity(s, execution, command.task_queue or execution.task_queue)
         call = ActivityCall(position, f"act-{s.new_id()[:24]}", command.type, command.input)
         execution.calls.append(call)
         task.calls_made += 1
