@@ -69,7 +69,9 @@ class Watch:
 
 def waiting_tasks(queue: TaskQueue) -> list[QueuedTask]:
     """Every task in line, in the order in which a worker that takes everything would get them."""
-    return _in_order(queue._everything)
+    tasks = [task for line in queue._whole.values() for task in _in_order(line)]
+    assert all(queue._whole.values()), "an empty line is kept"
+    return sorted(tasks, key=lambda task: task.order)
 
 
 def _in_order(line: _Line) -> list[QueuedTask]:
@@ -96,16 +98,17 @@ def _check_queue(queue: TaskQueue) -> list[QueuedTask]:
     _check_rows(queue._serving, queue.subscriptions.values())
     assert {s.subscription_id for s in queue.subscriptions.values() if s.is_idle} == idle
     for key in idle:
-        stuck = [task.type for task in tasks if queue.subscriptions[key].serves(task.type)]
+        sub = queue.subscriptions[key]
+        stuck = [task.type for task in tasks if sub.serves(task.type) and task.for_kind in (None, sub.kind)]
         assert not stuck, f"an idle subscription and a waiting {stuck[0]!r}"
     return tasks
 
 
-def _check_rows(rows: dict[str | None, Any], subscriptions: Iterable[Subscription]) -> None:
-    wanted: dict[str | None, set[str]] = {}
+def _check_rows(rows: dict[Any, Any], subscriptions: Iterable[Subscription]) -> None:
+    wanted: dict[Any, set[str]] = {}
     for subscription in subscriptions:
-        for key in [None] if subscription.types is None else subscription.types:
-            wanted.setdefault(key, set()).add(subscription.subscription_id)
+        for name in [None] if subscription.types is None else subscription.types:
+            wanted.setdefault((name, subscription.kind), set()).add(subscription.subscription_id)
     assert {key: set(row) for key, row in rows.items()} == wanted
 
 

@@ -40,4 +40,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Also what a peer gets that names no number: as good as unbounded, yet bounded."""
 
     history_events_max: int = 50_000
-    """Past this many events signals and activities are refused, and a failed attempt is the last one."""
+    """Past this many events signals, updates and activities are refused, a failed attempt is the last one, and a
+    replaying worker can only end the run."""
+
+    pending_updates_max: int = 100
+    """Of one execution, not accepted yet: they wait in memory."""
+
+    updates_max: int = 2_000
+    """Accepted by one run: their ids are kept to know a second request."""
+
+    signal_ids_max: int = 1_000
+    """Request ids of signals that one execution remembers; the oldest are forgotten."""

@@ -47,6 +47,8 @@ class State:
         self.queries: dict[str, PendingQuery] = {}
         self.request_ids: dict[RequestKey, str] = {}
         self.dead_letters: dict[str, Execution] = {}
+        self.ended: deque[Execution] = deque()
+        """Executions with a parent or children that closed in this step; their relatives are told when it ends."""
         self.freed_schedules: list[Schedule] = []
         """Schedules with a buffered run of which another run closed in this step; looked at when it ends."""
         self._order = 0
@@ -111,7 +113,15 @@ class State:
 
     def lease(self, task: QueuedTask, subscription: Subscription, token: str, now_ms: int) -> Lease:
         """Make `subscription` the holder of `task`. Its slot is taken by the queue already."""
-        lease = Lease(token, subscription.peer, subscription.subscription_id, subscription.identity, now_ms, now_ms)
+        lease = Lease(
+            token,
+            subscription.peer,
+            subscription.subscription_id,
+            subscription.identity,
+            now_ms,
+            now_ms,
+            subscription.replays,
+        )
         task.lease = lease
         self.peer(subscription.peer).leases[token] = task
         return lease
