@@ -180,7 +180,7 @@ def _leave_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _forget_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workflow_tasks, "holder_lost", lambda s, task, now_ms: s.release(task))
+    monkeypatch.setattr(workflow_tasks, "worker_lost", lambda s, task, reason, now_ms: s.release(task))
 
 
 @pytest.mark.parametrize(

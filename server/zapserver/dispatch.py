@@ -21,13 +21,14 @@ from zapserver.calls import BINARY_CALLS, CALLS, DEFERRED
 from zapserver.calls.executions import query_answer
 from zapserver.deliveries import delivery_body
 from zapserver.engine.commands import AbandonWait, Command, PeerKey, PeerLost, ResumePeer, Tick, Waiter
-from zapserver.engine.effects import Answered, Closed, PeerFull
+from zapserver.engine.effects import Answered, Closed, PeerFull, UpdateAnswered, UpdateRejected
 from zapserver.engine.errors import EngineError
 from zapserver.namespaces import Namespace, Namespaces
 from zapserver.requests import AbandonRequest, Request, SubscriptionRequest
 from zapwire.body import decode_cbor, decode_json, encode_cbor, encode_json
 from zapwire.envelope import FLAG_CBOR, Envelope, encode_ack, encode_response, encode_submit_reply
 from zapwire.errors import LocalProtocolError, ZapError
+from zapwire.failure import decode_failure
 from zapwire.link import Link
 from zapwire.link_handler import not_served
 from zapwire.opcodes import Op
@@ -198,6 +199,12 @@ class Dispatcher:
                 case Answered(error=error):
                     assert error is not None
                     self._reply_later(effect.waiter, encode_response(error.status, _NULL, str(error)))
+                case UpdateAnswered():
+                    answer = shapes.updated(effect)
+                    self._reply_later(effect.waiter, encode_response(200, msgspec.json.encode(answer)))
+                case UpdateRejected():
+                    text = f"update {effect.update_id!r} was rejected: {decode_failure(effect.failure).message}"
+                    self._reply_later(effect.waiter, encode_response(400, bytes(effect.failure), text))
                 case PeerFull():
                     self._full.append((effect.peer, namespace))
                 case _:

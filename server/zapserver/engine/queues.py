@@ -178,7 +178,9 @@ class TaskQueue:
             heads = [self._whole[kind].first() for kind in kinds if kind in self._whole]
         elif types is None or len(self._lines) < len(types):
             heads = [
-                line.first() for (name, kind), line in self._lines.items() if kind in kinds and subscription.serves(name)
+                line.first()
+                for (name, kind), line in self._lines.items()
+                if kind in kinds and subscription.serves(name)
             ]
         else:
             keys = [(name, kind) for name in types for kind in kinds]

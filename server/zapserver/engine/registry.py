@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from zapserver.engine.commands import Started
-from zapserver.engine.errors import Conflict, Invalid, LimitReached
+from zapserver.engine.commands import IdConflict, IdReuse, Started, Status
+from zapserver.engine.errors import Conflict, Invalid, LimitReached, NotFound
 from zapserver.engine.records import Execution, RequestKey
 from zapserver.engine.state import State
 from zapserver.engine.validation import check_name
@@ -41,6 +41,32 @@ def check_run_id(s: State, run_id: str) -> None:
 def latest_open(s: State, workflow_id: str) -> Execution | None:
     runs = s.runs.get(workflow_id)
     return runs[-1] if runs and runs[-1].status.is_open else None
+
+
+def claim(s: State, workflow_id: str, reuse: IdReuse, conflict: IdConflict) -> Execution | None:
+    """Refuse an id that may not be taken; else the open execution that has it, to be joined or ended first."""
+    check_name("workflow id", workflow_id, s.limits)
+    running = latest_open(s, workflow_id)
+    if running is None:
+        if reuse is not IdReuse.ALLOW:
+            _check_reuse(s, workflow_id, reuse)
+        check_room(s, workflow_id)
+        return None
+    if conflict is IdConflict.FAIL:
+        check_free(s, workflow_id)
+    return running
+
+
+def _check_reuse(s: State, workflow_id: str, reuse: IdReuse) -> None:
+    try:
+        latest = s.execution(workflow_id)
+    except NotFound:
+        return
+    if reuse is IdReuse.REJECT or latest.status is Status.COMPLETED:
+        raise Conflict(
+            f"workflow {workflow_id!r} was used before (run {latest.run_id}, {latest.status.name}), and the start"
+            f" asked for id_reuse_policy {reuse.value!r}; choose another id or policy"
+        )
 
 
 def check_free(s: State, workflow_id: str) -> None:

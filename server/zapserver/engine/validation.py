@@ -10,6 +10,9 @@ from zapwire.failure import DECODE_ERROR, FAILURE_BYTES_MAX, decode_failure, enc
 TIMEOUT_MS_MAX = 100 * 365 * 24 * 3_600_000
 """A hundred years: larger numbers are a mistake of units, and no clock can wait for them."""
 
+TASK_MS_MAX = 600_000
+"""A workflow task runs only the workflow's own code: one that needs ten minutes hangs."""
+
 
 def check_name(what: str, name: str, limits: Limits) -> None:
     """Refuse an empty, overlong or unprintable id, type, queue or signal name."""
@@ -32,6 +35,8 @@ def check_timeouts(timeouts: ActivityTimeouts | WorkflowTimeouts) -> None:
         value = getattr(timeouts, name)
         if not 0 <= value <= TIMEOUT_MS_MAX:
             raise Invalid(f"the timeout {name} is {value}; it must be 0 (none) to {TIMEOUT_MS_MAX} (100 years)")
+    if isinstance(timeouts, WorkflowTimeouts) and timeouts.task_ms > TASK_MS_MAX:
+        raise Invalid(f"the timeout task_ms is {timeouts.task_ms}; it must be 0 (default) to {TASK_MS_MAX} (10 min)")
 
 
 def storable_failure(failure: bytes) -> bytes:

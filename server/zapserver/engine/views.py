@@ -5,28 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import msgspec
-
-from zapserver.engine import schedules
-from zapserver.engine.commands import QueueKind, Status
+from zapserver.engine import explaining, schedules
+from zapserver.engine.commands import QueueKind
+from zapserver.engine.explaining import Waiting
 from zapserver.engine.records import Activity, ActivityState, Event, Execution, Schedule
 from zapserver.engine.state import State
 
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1_000
-
-
-class Waiting(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that an open execution waits for, in words that a person understands."""
-
-    what: str
-    """The activity's or workflow's type."""
-    reason: str
-    since_ms: int
-    until_ms: int | None = None
-    activity_id: str = ""
-    identity: str = ""
-    attempt: int = 0
 
 
 class Views:
@@ -100,26 +86,11 @@ class Views:
         if not execution.status.is_open:
             return []
         waiting = [self._explain_activity(activity) for activity in execution.open_activities.values()]
-        task = execution.task
-        if task is not None and task.lease is not None:
-            waiting.append(
-                Waiting(
-                    what=execution.type,
-                    reason=f"the worker {task.lease.identity!r} runs the workflow",
-                    since_ms=task.lease.started_ms,
-                    until_ms=execution.times_out_ms(),
-                    identity=task.lease.identity,
-                    attempt=task.attempt,
-                )
-            )
-        elif task is not None and execution.status is Status.RUNNING:
-            reason = self._s.queues[task.queue].why_waiting(task)
-            waiting.append(Waiting(what=execution.type, reason=reason, since_ms=task.ready_ms, attempt=task.attempt))
-        elif execution.task_due_ms is not None:
-            reason = "its start is due later" if execution.attempt == 1 else f"attempt {execution.attempt} backs off"
-            due_ms = execution.task_due_ms
-            waiting.append(Waiting(what=execution.type, reason=reason, since_ms=execution.start_ms, until_ms=due_ms))
-        return waiting
+        waiting += explaining.timers(execution)
+        waiting += explaining.children(execution)
+        waiting += explaining.updates(execution)
+        waiting += explaining.workflow_task(self._s, execution)
+        return waiting or [explaining.nothing_pending(execution)]
 
     def _explain_activity(self, activity: Activity) -> Waiting:
         identity = ""
