@@ -8,10 +8,19 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
-from zapserver.engine import Engine
+from zapserver.engine import Engine, wakeups
 from zapserver.engine import commands as c
 from zapserver.engine.commands import Status
-from zapserver.engine.effects import Answered, Closed, DeliverActivityTask, DeliverWorkflowTask, Effect, PeerFull
+from zapserver.engine.effects import (
+    Answered,
+    Closed,
+    DeliverActivityTask,
+    DeliverWorkflowTask,
+    Effect,
+    PeerFull,
+    UpdateAnswered,
+    UpdateRejected,
+)
 from zapserver.engine.queues import TaskQueue, _Line
 from zapserver.engine.records import Activity, ActivityState, Execution, QueuedTask, Subscription, WorkflowTask
 from zapserver.engine.state import State
@@ -31,6 +40,7 @@ class Watch:
         s = self._engine._state
         assert s.effects == []
         assert s.freed_schedules == []
+        assert not s.ended
         if isinstance(command, c.ResumePeer | c.PeerLost):
             self._full.discard(command.peer)
         for effect in effects:
@@ -46,7 +56,7 @@ class Watch:
 
     def _check_effect(self, s: State, effect: Effect) -> None:
         match effect:
-            case Closed() | Answered():
+            case Closed() | Answered() | UpdateAnswered() | UpdateRejected():
                 assert effect.waiter not in self._told, f"{effect.waiter!r} was told twice"
                 self._told.add(effect.waiter)
             case PeerFull():
@@ -60,11 +70,22 @@ class Watch:
                     assert subscription.held <= subscription.slots, "a delivery beyond the credits"
                     assert effect.peer not in self._full, "a delivery to a peer that has not taken what it got"
                     assert subscription.serves(task.type), "a delivery of a type that was not asked for"
+                if isinstance(effect, DeliverWorkflowTask) and effect.replays:
+                    _check_delivered_history(effect)
 
     def _check_end_is_final(self, execution: Execution) -> None:
         if not execution.status.is_open:
             end = (execution.status, execution.close_ms, execution.result, execution.failure, execution.history_length)
             assert self._closed.setdefault(execution.run_id, end) == end, "a closed execution changed"
+
+
+def _check_delivered_history(effect: DeliverWorkflowTask) -> None:
+    """What is delivered begins where the worker's knowledge ends, and has no gap."""
+    first = effect.previous_event_id + 1
+    ids = [event.event_id for event in effect.history]
+    assert ids == list(range(first, first + len(ids)))
+    rest = first + len(ids)
+    assert effect.next_event_id == (rest if rest <= effect.last_event_id else 0)
 
 
 def waiting_tasks(queue: TaskQueue) -> list[QueuedTask]:
@@ -132,6 +153,10 @@ def _check_peers(s: State) -> None:
             assert task.execution.status.is_open, "a closed execution holds a slot"
         for waiter, execution in peer.waiting.items():
             assert execution.waiters[waiter] == key
+        for waiter, pending in peer.updating.items():
+            assert pending.waiters[waiter][0] == key
+            assert pending.execution.pending_updates[pending.update_id] is pending
+        assert not peer.waiting.keys() & peer.updating.keys()
         for token, query in peer.queries.items():
             assert s.queries[token] is query
     for token, query in s.queries.items():
@@ -147,6 +172,11 @@ def _check_execution(s: State, execution: Execution, waiting: dict[int, Any]) ->
         assert not execution.open_activities
         assert not execution.waiters
         assert not execution.calls
+        assert not execution.timers
+        assert not execution.children
+        assert not execution.pending_updates
+        assert not execution.followers
+        assert execution.task_retry_ms is None
         assert task is None
         assert execution.timer_ms is None
         assert execution.close_ms is not None
@@ -160,11 +190,47 @@ def _check_execution(s: State, execution: Execution, waiting: dict[int, Any]) ->
         assert task is None
         assert len(execution.open_activities) == 1
     elif task is None:
-        assert execution.task_due_ms is not None, "a workflow that nobody will ever begin"
+        if execution.is_replayed:
+            assert not wakeups.has_news(execution), "news that nobody will be told"
+        else:
+            assert execution.task_due_ms is not None, "a workflow that nobody will ever begin"
     else:
         _check_place(s, task, waiting)
-        in_place = id(task) in waiting or task.lease is not None
+        in_place = id(task) in waiting or task.lease is not None or execution.task_retry_ms is not None
         assert in_place or (execution.status is Status.CANCELING and execution.open_activities)
+    _check_workflow(s, execution)
+
+
+def _check_workflow(s: State, execution: Execution) -> None:
+    task = execution.task
+    lease = None if task is None else task.lease
+    assert not (execution.is_replayed and execution.calls), "both kinds of workers went on with a run"
+    if lease is not None and execution.worker_kind is not None:
+        assert lease.replays is execution.is_replayed, "a run at a worker of the other kind"
+    assert execution.seen_event_id <= execution.history_length
+    assert execution.news_event_id <= execution.history_length
+    if execution.task_retry_ms is not None:
+        assert task is not None
+        assert lease is None
+    out = [pending for pending in execution.pending_updates.values() if pending.is_out]
+    assert not out or (lease is not None and lease.replays), "updates are out with nobody"
+    for update_id, pending in execution.pending_updates.items():
+        assert pending.update_id == update_id
+        assert pending.waiters or pending.is_out, "an update that nobody waits for"
+        assert pending.is_accepted == (update_id in execution.updates)
+        for waiter, (peer, _) in pending.waiters.items():
+            assert s.peers[peer].updating[waiter] is pending
+    for command_id, child in execution.children.items():
+        run = s.runs[child.workflow_id][-1]
+        assert run.status.is_open, "a parent was not told of the end of its child"
+        assert run.parent is not None
+        assert (run.parent.run_id, run.parent.command_id) == (execution.run_id, command_id)
+    if execution.parent is not None:
+        parent = s.executions.get(execution.parent.run_id)
+        if parent is not None and parent.status.is_open:
+            assert execution.parent.command_id in parent.children, "an open child that its parent does not know"
+    for command_id, timer in execution.timers.items():
+        assert (timer.run_id, timer.command_id) == (execution.run_id, command_id)
 
 
 def _check_activity(s: State, activity: Activity, waiting: dict[int, Any]) -> None:
@@ -245,6 +311,8 @@ def _check_timers(engine: Engine) -> None:
 
 def _targets(s: State) -> Iterator[Any]:
     yield from s.activities.values()
+    for execution in s.executions.values():
+        yield from execution.timers.values()
     yield from s.executions.values()
     yield from s.schedules.values()
     yield from s.queries.values()

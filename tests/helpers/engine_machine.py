@@ -76,9 +76,11 @@ WORKFLOWS = st.builds(
     workflow_id=IDS,
     request_id=REQUESTS,
     retry_policy=POLICIES,
-    timeouts=st.builds(c.WorkflowTimeouts, execution_ms=TIMES, run_ms=TIMES),
+    timeouts=st.builds(c.WorkflowTimeouts, execution_ms=TIMES, run_ms=TIMES, task_ms=st.sampled_from([0, 0, 100])),
     cron_schedule=st.sampled_from(["", "", "", "", "", "@every 1m"]),
     signal_name=st.sampled_from(["", "", "go", "\0"]),
+    id_reuse=st.sampled_from([*[c.IdReuse.ALLOW] * 3, *c.IdReuse]),
+    id_conflict=st.sampled_from([*[c.IdConflict.FAIL] * 3, *c.IdConflict]),
 )
 ENDINGS = st.lists(
     st.builds(
@@ -88,6 +90,51 @@ ENDINGS = st.lists(
     ),
     max_size=2,
 ).map(tuple)
+
+COMMAND_IDS = st.sampled_from(["0", "1", "2", "1", "2", "|"])
+CHILD_IDS = st.sampled_from(["", "", "", "kid", "one"])
+UPDATE_IDS = st.sampled_from(["u1", "u2", "u3"])
+DECISIONS = st.lists(
+    st.one_of(
+        st.builds(c.StartTimerCommand, id=COMMAND_IDS, fire_after_ms=MOMENTS),
+        st.builds(c.CancelTimerCommand, id=COMMAND_IDS),
+        st.builds(
+            c.ScheduleActivityCommand,
+            id=COMMAND_IDS,
+            type=TYPES,
+            task_queue=st.sampled_from(["", "q", "r"]),
+            timeouts=ACTIVITY_TIMEOUTS,
+            retry_policy=POLICIES,
+        ),
+        st.builds(c.CancelActivityCommand, id=COMMAND_IDS),
+        st.builds(
+            c.StartChildCommand,
+            id=COMMAND_IDS,
+            type=TYPES,
+            workflow_id=CHILD_IDS,
+            retry_policy=POLICIES,
+            timeouts=st.builds(c.WorkflowTimeouts, execution_ms=TIMES, run_ms=TIMES),
+            parent_close_policy=st.sampled_from(list(c.ParentClosePolicy)),
+        ),
+        st.builds(c.SignalExternalCommand, id=COMMAND_IDS, workflow_id=st.sampled_from(["one", "kid"]), name=TYPES),
+        st.builds(c.CancelExternalCommand, id=COMMAND_IDS, workflow_id=st.sampled_from(["one", "two", "kid"])),
+        st.builds(c.RecordMarkerCommand, id=COMMAND_IDS, name=TYPES, details=st.just(payload(1))),
+        st.builds(c.UpsertCommand, id=COMMAND_IDS, search_attributes=st.just({"a": 1, "b": None})),
+        st.builds(c.AcceptUpdateCommand, update_id=UPDATE_IDS),
+        st.builds(c.RejectUpdateCommand, update_id=UPDATE_IDS, failure=FAILURES),
+        st.builds(c.CompleteUpdateCommand, update_id=UPDATE_IDS, failure=st.none() | FAILURES),
+    ),
+    max_size=4,
+)
+LAST_DECISIONS = st.sampled_from(
+    [
+        *[None] * 6,
+        c.ContinueAsNewCommand(input=payload(2)),
+        WorkflowCommand(kind=WorkflowCommandKind.COMPLETE),
+        WorkflowCommand(kind=WorkflowCommandKind.FAIL),
+        WorkflowCommand(kind=WorkflowCommandKind.CANCEL),
+    ]
+)
 
 LIMITS = Limits(
     open_executions_max=12,
@@ -99,6 +146,9 @@ LIMITS = Limits(
     pending_queries_max=2,
     history_events_max=30,
     burst_bytes_max=2_500,
+    pending_updates_max=2,
+    updates_max=4,
+    signal_ids_max=1,
 )
 """Small, so that each of them is met."""
 
@@ -127,7 +177,8 @@ class EngineMachine(RuleBasedStateMachine):
     def some_workers(self, workers: list[tuple[int, int]]) -> None:
         for peer, slots in workers:
             for kind in QueueKind:
-                self.attempt(c.Subscribe(peer=peer, kind=kind, task_queue="q", slots=slots))
+                replays = kind is QueueKind.WORKFLOW and (peer + slots) % 2 == 0
+                self.attempt(c.Subscribe(peer=peer, kind=kind, task_queue="q", slots=slots, replays=replays))
 
     # --- clients -----------------------------------------------------------------------------------
 
@@ -137,11 +188,30 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(
         pick=PICKS,
-        what=st.sampled_from(["cancel", "cancel", "terminate", "requeue", "await", "reset", "ask", "signal"]),
+        what=st.sampled_from(
+            [
+                "cancel",
+                "cancel",
+                "terminate",
+                "requeue",
+                "await",
+                "follow",
+                "reset",
+                "ask",
+                "signal",
+                "update",
+                "update",
+            ]
+        ),
         peer=PEERS,
         number=MOMENTS,
+        update_id=UPDATE_IDS,
+        request=REQUESTS,
+        stage=st.sampled_from(list(c.UpdateStage)),
     )
-    def to_an_execution(self, pick: int, what: str, peer: int, number: int) -> None:
+    def to_an_execution(
+        self, pick: int, what: str, peer: int, number: int, update_id: str, request: str, stage: c.UpdateStage
+    ) -> None:
         if not self.executions():
             return
         execution = _pick(self.executions(), pick)
@@ -152,9 +222,13 @@ class EngineMachine(RuleBasedStateMachine):
             "terminate": c.TerminateExecution(workflow_id=id, run_id=run_id),
             "requeue": c.RequeueDeadLetter(workflow_id=id, run_id=run_id),
             "await": c.AwaitExecution(workflow_id=id, run_id=run_id, waiter=self.waiters, peer=peer),
-            "reset": c.ResetExecution(workflow_id=id, run_id=run_id, event_id=number % 5),
+            "follow": c.AwaitExecution(workflow_id=id, run_id=run_id, waiter=self.waiters, peer=peer, follow=True),
+            "reset": c.ResetExecution(workflow_id=id, run_id=run_id, event_id=number % 13),
+            "update": c.UpdateExecution(
+                workflow_id=id, name="set", update_id=update_id, waiter=self.waiters, peer=peer, wait=stage
+            ),
             "ask": c.QueryExecution(workflow_id=id, query_type="q", waiter=self.waiters, timeout_ms=number),
-            "signal": c.SignalExecution(workflow_id=id, signal_name="go"),
+            "signal": c.SignalExecution(workflow_id=id, signal_name="go", request_id=request),
         }
         self.attempt(commands[what])
 
@@ -168,6 +242,7 @@ class EngineMachine(RuleBasedStateMachine):
         queue=QUEUES,
         slots=st.sampled_from([None, 1, 2, 3, 1, 2, 3, 0, -1]),
         types=st.sampled_from([None, None, frozenset("a"), frozenset("ab"), frozenset()]),
+        replays=st.booleans(),
     )
     def a_worker_comes_or_goes(
         self,
@@ -178,11 +253,12 @@ class EngineMachine(RuleBasedStateMachine):
         queue: str,
         slots: int | None,
         types: frozenset[str] | None,
+        replays: bool,
     ) -> None:
         known = self.d.engine._state.peers.get(peer)
         id = _pick(list(known.subscriptions), pick) if known is not None and known.subscriptions else "unknown"
         commands: dict[str, c.Command[Any]] = {
-            "subscribe": c.Subscribe(peer=peer, kind=kind, task_queue=queue, slots=slots, types=types),
+            "subscribe": c.Subscribe(peer=peer, kind=kind, task_queue=queue, slots=slots, types=types, replays=replays),
             "slots": c.SetSlots(peer=peer, subscription_id=id, slots=1 if slots is None else slots),
             "unsubscribe": c.Unsubscribe(peer=peer, subscription_id=id),
             "lose": c.PeerLost(peer=peer, reason="gone"),
@@ -248,6 +324,37 @@ class EngineMachine(RuleBasedStateMachine):
         if what in commands:
             self.attempt(commands[what])
 
+    @rule(
+        pick=PICKS,
+        what=st.sampled_from([*["answer"] * 6, "fail", "fail", "does not know"]),
+        decisions=DECISIONS,
+        last=LAST_DECISIONS,
+        decide_updates=st.booleans(),
+    )
+    def a_worker_decides(
+        self,
+        pick: int,
+        what: str,
+        decisions: list[c.TaskCommand],
+        last: c.TaskCommand | None,
+        decide_updates: bool,
+    ) -> None:
+        """With the token of a delivery to a replaying worker, counted from the latest."""
+        runs = [run for run in self.d.runs()[::-1] if run.replays]
+        if not runs:
+            return
+        run = _pick(runs, pick // 20)
+        answer = list(decisions)
+        if decide_updates:
+            answer += [c.AcceptUpdateCommand(update_id=update.update_id) for update in run.updates]
+        answer += [] if last is None else [last]
+        commands: dict[str, c.Command[Any]] = {
+            "answer": c.CompleteWorkflowTask(token=run.task_token, commands=tuple(answer)),
+            "fail": c.FailWorkflowTask(token=run.task_token, reason="it is broken"),
+            "does not know": c.FailWorkflowTask(token=run.task_token, reason="", unknown_type=True),
+        }
+        self.attempt(commands[what])
+
     # --- operators and time ------------------------------------------------------------------------
 
     @rule(
@@ -289,10 +396,11 @@ class EngineMachine(RuleBasedStateMachine):
             d.step(c.DeleteSchedule(schedule_id=schedule_id))
         for peer in (1, 2, 3):
             d.lose(peer)
-        helpers = (5, 6)
-        for kind, peer in zip(QueueKind, helpers, strict=True):
-            for queue in ("q", "r"):
-                d.subscribe(peer, queue=queue, kind=kind)
+        helpers = (5, 6, 7)
+        for queue in ("q", "r"):
+            d.subscribe(5, queue=queue, kind=QueueKind.WORKFLOW)
+            d.subscribe(6, queue=queue)
+            d.subscribe_replaying(7, queue=queue)
         for _ in range(60):
             if not s.open_count:
                 break
