@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any
+import enum
+from typing import Any, TypeVar
 
 import msgspec
 
 from zapserver.engine.commands import (
     Action,
     ActivityTimeouts,
+    IdConflict,
+    IdReuse,
     Payload,
     ScheduleSpec,
     WorkflowTimeouts,
 )
 from zapserver.engine.errors import Invalid, TooLarge
 from zapserver.engine.retry import RetryPolicy
+from zapserver.engine.validation import TASK_MS_MAX
 from zapserver.engine.views import PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX
 from zapwire.frame import Buffer
 
@@ -29,7 +33,7 @@ DEFAULT_TASK_QUEUE = "default"
 FALLBACK_TASK_QUEUE = "ats"
 """What Go's Add/Now client hard-codes over HTTP. It names no queue over ZAP, so both mean the default one."""
 
-_ABSENT = msgspec.Raw(b"")
+ABSENT = msgspec.Raw(b"")
 _EMPTY_TEXT = msgspec.Raw(b'""')
 """Base64 of nothing."""
 
@@ -88,7 +92,9 @@ class TaskOptions(Request):
     schedule_to_close_ms: int = 0
     start_to_close_ms: int = 0
     heartbeat_ms: int = 0
-    memo: msgspec.Raw = _ABSENT
+    memo: msgspec.Raw = ABSENT
+    id_reuse_policy: str = ""
+    id_conflict_policy: str = ""
 
     def timeouts(self) -> ActivityTimeouts | None:
         if self.schedule_to_start_ms or self.schedule_to_close_ms or self.start_to_close_ms or self.heartbeat_ms:
@@ -105,7 +111,18 @@ class WorkflowTimeoutsBody(msgspec.Struct):
     workflow_execution_ms: int = 0
     workflow_run_ms: int = 0
     workflow_task_ms: int = 0
-    """Accepted and without effect: a Go worker holds its task for as long as the run lasts."""
+    """For workers that replay; more than the bound counts as the bound. A worker of the Go kind holds its task for as
+    long as the run lasts."""
+
+
+def workflow_timeouts(body: WorkflowTimeoutsBody | None) -> WorkflowTimeouts:
+    if body is None:
+        return WorkflowTimeouts()
+    return WorkflowTimeouts(
+        execution_ms=_span("workflow_execution_ms", body.workflow_execution_ms),
+        run_ms=_span("workflow_run_ms", body.workflow_run_ms),
+        task_ms=min(_span("workflow_task_ms", body.workflow_task_ms), TASK_MS_MAX),
+    )
 
 
 class StartRequest(ExecutionRequest):
@@ -113,17 +130,19 @@ class StartRequest(ExecutionRequest):
     workflowType: Named | None = None  # noqa: N815
     task_queue: str = ""
     taskQueue: Named | None = None  # noqa: N815
-    input: msgspec.Raw = _ABSENT
+    input: msgspec.Raw = ABSENT
     request_id: str = ""
     retry_policy: RetryPolicyBody | None = None
     timeouts: WorkflowTimeoutsBody | None = None
-    memo: msgspec.Raw = _ABSENT
+    memo: msgspec.Raw = ABSENT
     search_attributes: dict[str, Any] | None = None
     cron_schedule: str = ""
     identity: str = ""
     signal_name: str = ""
     signalName: str = ""  # noqa: N815
-    signal_input: msgspec.Raw = _ABSENT
+    signal_input: msgspec.Raw = ABSENT
+    id_reuse_policy: str = ""
+    id_conflict_policy: str = ""
 
     @property
     def type(self) -> str:
@@ -137,20 +156,13 @@ class StartRequest(ExecutionRequest):
     def signal(self) -> str:
         return self.signal_name or self.signalName
 
-    def workflow_timeouts(self) -> WorkflowTimeouts:
-        if self.timeouts is None:
-            return WorkflowTimeouts()
-        return WorkflowTimeouts(
-            execution_ms=_span("workflow_execution_ms", self.timeouts.workflow_execution_ms),
-            run_ms=_span("workflow_run_ms", self.timeouts.workflow_run_ms),
-        )
-
 
 class SignalRequest(ExecutionRequest):
     signal_name: str = ""
     signalName: str = ""  # noqa: N815
-    input: msgspec.Raw = _ABSENT
+    input: msgspec.Raw = ABSENT
     identity: str = ""
+    request_id: str = ""
 
     @property
     def signal(self) -> str:
@@ -181,8 +193,8 @@ class HistoryRequest(StartRequest):
 class QueryRequest(ExecutionRequest):
     query_type: str = ""
     queryType: str = ""  # noqa: N815
-    args: msgspec.Raw = _ABSENT
-    query_args: msgspec.Raw = _ABSENT
+    args: msgspec.Raw = ABSENT
+    query_args: msgspec.Raw = ABSENT
     timeout_ms: int = 5_000
 
     @property
@@ -195,17 +207,21 @@ class ResetRequest(EndRequest):
 
 
 class AwaitRequest(ExecutionRequest):
-    pass
+    follow: bool = False
+
+
+class UpdateRequest(ExecutionRequest):
+    update_name: str = ""
+    update_id: str = ""
+    args: msgspec.Raw = ABSENT
+    wait: str = ""
 
 
 class AbandonRequest(Request):
     request_id: int = 0
 
 
-class ScheduleActivityRequest(ExecutionRequest):
-    task_queue: str = ""
-    activity_type: str = ""
-    input: msgspec.Raw = _ABSENT
+class ActivityOptions(msgspec.Struct):
     start_to_close_ms: int = 0
     heartbeat_ms: int = 0
     schedule_to_close_ms: int = 0
@@ -221,6 +237,12 @@ class ScheduleActivityRequest(ExecutionRequest):
         )
 
 
+class ScheduleActivityRequest(ExecutionRequest, ActivityOptions):
+    task_queue: str = ""
+    activity_type: str = ""
+    input: msgspec.Raw = ABSENT
+
+
 class SubscribeRequest(Request):
     task_queue: str = ""
     taskQueue: Named | None = None  # noqa: N815
@@ -229,6 +251,7 @@ class SubscribeRequest(Request):
     sdk_version: str = ""
     slots: int | None = None
     types: list[str] | None = None
+    replays: bool = False
 
     @property
     def queue(self) -> str:
@@ -247,7 +270,7 @@ class SubscriptionRequest(Request):
 
 class AnswerQueryRequest(Request):
     token: str = ""
-    result: msgspec.Raw = _ABSENT
+    result: msgspec.Raw = ABSENT
     error: str = ""
 
 
@@ -278,7 +301,7 @@ class ActionBody(msgspec.Struct):
     workflow_id: str = ""
     workflow_type: str = ""
     task_queue: str = ""
-    input: msgspec.Raw = _ABSENT
+    input: msgspec.Raw = ABSENT
     is_task: bool = False
     """Ours: start a one-shot task of this type, not a workflow."""
     retry_policy: RetryPolicyBody | None = None
@@ -430,6 +453,26 @@ def page_size(asked: int) -> int:
 
 
 SPAN_MS_MAX = 100 * 365 * 24 * 3_600_000
+
+
+ChoiceT = TypeVar("ChoiceT", bound=enum.StrEnum)
+
+
+def choice(what: str, value: str, kind: type[ChoiceT], default: ChoiceT) -> ChoiceT:
+    """One of the values of an enumeration; the default for an empty one. Raises `Invalid`."""
+    if not value:
+        return default
+    try:
+        return kind(value)
+    except ValueError:
+        raise Invalid(f"{what} is {value[:80]!r}; it must be one of {', '.join(kind)}") from None
+
+
+def id_policies(request: StartRequest | TaskOptions) -> tuple[IdReuse, IdConflict]:
+    return (
+        choice("id_reuse_policy", request.id_reuse_policy, IdReuse, IdReuse.ALLOW),
+        choice("id_conflict_policy", request.id_conflict_policy, IdConflict, IdConflict.FAIL),
+    )
 
 
 def _span(what: str, milliseconds: int) -> int:

@@ -71,6 +71,10 @@ def complete_workflow_task(s: State, token: str, commands: tuple[TaskCommand, ..
 def fail_workflow_task(s: State, command: FailWorkflowTask, now_ms: int) -> None:
     """A worker cannot do its task: another tries, at once or after a while."""
     task = held(s, command.token)
+    if task.lease is None or not task.lease.replays:
+        raise Invalid(
+            "only a worker that replays can fail a workflow task; one that holds its task answers with commands"
+        )
     if command.unknown_type:
         _does_not_know(s, task)
         hand_back(s, task, now_ms)
