@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import enum
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -98,12 +98,7 @@ class TaskOptions(Request):
 
     def timeouts(self) -> ActivityTimeouts | None:
         if self.schedule_to_start_ms or self.schedule_to_close_ms or self.start_to_close_ms or self.heartbeat_ms:
-            return ActivityTimeouts(
-                schedule_to_start_ms=_span("schedule_to_start_ms", self.schedule_to_start_ms),
-                schedule_to_close_ms=_span("schedule_to_close_ms", self.schedule_to_close_ms),
-                start_to_close_ms=_span("start_to_close_ms", self.start_to_close_ms),
-                heartbeat_ms=_span("heartbeat_ms", self.heartbeat_ms),
-            )
+            return activity_timeouts(self)
         return None
 
 
@@ -221,26 +216,15 @@ class AbandonRequest(Request):
     request_id: int = 0
 
 
-class ActivityOptions(msgspec.Struct):
+class ScheduleActivityRequest(ExecutionRequest):
+    task_queue: str = ""
+    activity_type: str = ""
+    input: msgspec.Raw = ABSENT
     start_to_close_ms: int = 0
     heartbeat_ms: int = 0
     schedule_to_close_ms: int = 0
     schedule_to_start_ms: int = 0
     retry_policy: RetryPolicyBody | None = None
-
-    def activity_timeouts(self) -> ActivityTimeouts:
-        return ActivityTimeouts(
-            schedule_to_start_ms=_span("schedule_to_start_ms", self.schedule_to_start_ms),
-            schedule_to_close_ms=_span("schedule_to_close_ms", self.schedule_to_close_ms),
-            start_to_close_ms=_span("start_to_close_ms", self.start_to_close_ms),
-            heartbeat_ms=_span("heartbeat_ms", self.heartbeat_ms),
-        )
-
-
-class ScheduleActivityRequest(ExecutionRequest, ActivityOptions):
-    task_queue: str = ""
-    activity_type: str = ""
-    input: msgspec.Raw = ABSENT
 
 
 class SubscribeRequest(Request):
@@ -364,6 +348,24 @@ class NamespaceRequest(Request):
 class DeadLetterRequest(ExecutionRequest):
     page_size: int = 0
     identity: str = ""
+
+
+class Timed(Protocol):
+    """Anything with the timeouts of an activity."""
+
+    schedule_to_start_ms: int
+    schedule_to_close_ms: int
+    start_to_close_ms: int
+    heartbeat_ms: int
+
+
+def activity_timeouts(body: Timed) -> ActivityTimeouts:
+    return ActivityTimeouts(
+        schedule_to_start_ms=_span("schedule_to_start_ms", body.schedule_to_start_ms),
+        schedule_to_close_ms=_span("schedule_to_close_ms", body.schedule_to_close_ms),
+        start_to_close_ms=_span("start_to_close_ms", body.start_to_close_ms),
+        heartbeat_ms=_span("heartbeat_ms", body.heartbeat_ms),
+    )
 
 
 # --- payloads --------------------------------------------------------------------------------------

@@ -21,9 +21,9 @@ from zapserver.engine.errors import Invalid
 from zapserver.requests import (
     ABSENT,
     SMALL_PAYLOAD_BYTES_MAX,
-    ActivityOptions,
     RetryPolicyBody,
     WorkflowTimeoutsBody,
+    activity_timeouts,
     choice,
     json_payload,
     payload,
@@ -72,11 +72,16 @@ class _Cancel(msgspec.Struct, tag_field="kind", tag="cancel"):
         return WorkflowCommand(kind=WorkflowCommandKind.CANCEL, payload=payload(self.failure, "failure"))
 
 
-class _ScheduleActivity(ActivityOptions, tag_field="kind", tag="schedule-activity"):
-    id: str = ""
-    type: str = ""
+class _ScheduleActivity(msgspec.Struct, tag_field="kind", tag="schedule-activity"):
+    id: str
+    type: str
     task_queue: str = ""
     input: msgspec.Raw = ABSENT
+    start_to_close_ms: int = 0
+    heartbeat_ms: int = 0
+    schedule_to_close_ms: int = 0
+    schedule_to_start_ms: int = 0
+    retry_policy: RetryPolicyBody | None = None
 
     def command(self) -> c.ScheduleActivityCommand:
         return c.ScheduleActivityCommand(
@@ -84,7 +89,7 @@ class _ScheduleActivity(ActivityOptions, tag_field="kind", tag="schedule-activit
             type=self.type,
             task_queue=self.task_queue,
             input=payload(self.input, "input"),
-            timeouts=self.activity_timeouts(),
+            timeouts=activity_timeouts(self),
             retry_policy=None if self.retry_policy is None else self.retry_policy.policy(),
         )
 

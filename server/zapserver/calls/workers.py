@@ -25,6 +25,7 @@ from zapserver.requests import (
     ScheduleActivityRequest,
     SubscribeRequest,
     SubscriptionRequest,
+    activity_timeouts,
     base64_or_json,
     json_payload,
 )
@@ -81,7 +82,7 @@ def _schedule_activity(call: Call, request: ScheduleActivityRequest) -> object:
             type=request.activity_type,
             task_queue=request.task_queue,
             input=base64_or_json(request.input, "input"),
-            timeouts=request.activity_timeouts(),
+            timeouts=activity_timeouts(request),
             retry_policy=None if request.retry_policy is None else request.retry_policy.policy(),
         )
     )
