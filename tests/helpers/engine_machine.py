@@ -153,10 +153,14 @@ LIMITS = Limits(
 """Small, so that each of them is met."""
 
 
-class EngineMachine(RuleBasedStateMachine):
+class Machine(RuleBasedStateMachine):
+    """What machines share: a step that may be refused, and an end to which everything comes."""
+
+    limits = LIMITS
+
     def __init__(self) -> None:
         super().__init__()
-        self.d = Driver(limits=LIMITS, randoms=(0.0, 0.3, 0.9))
+        self.d = Driver(limits=self.limits, randoms=(0.0, 0.3, 0.9))
         self.waiters = 0
 
     def attempt(self, command: c.Command[Any]) -> None:
@@ -173,6 +177,52 @@ class EngineMachine(RuleBasedStateMachine):
         """The latest first."""
         return list(reversed(self.d.engine._state.executions.values()))
 
+    # --- the end -----------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        """Faults stop, somebody does the work: everything ends, and nothing is left over."""
+        d, s = self.d, self.d.engine._state
+        for schedule_id in list(s.schedules):
+            d.step(c.DeleteSchedule(schedule_id=schedule_id))
+        for peer in (1, 2, 3, 4):
+            d.lose(peer)
+        helpers = (5, 6, 7)
+        for queue in ("q", "r"):
+            d.subscribe(5, queue=queue, kind=QueueKind.WORKFLOW)
+            d.subscribe(6, queue=queue)
+            d.subscribe_replaying(7, queue=queue)
+        for _ in range(60):
+            if not s.open_count:
+                break
+            for peer in helpers:
+                d.step(c.ResumePeer(peer=peer))
+                for token in list(s.peers[peer].leases):
+                    if token in s.peers[peer].leases:
+                        self._do(token)
+            for execution in self.executions():
+                if not execution.status.is_open:
+                    continue
+                if execution.cron_schedule:
+                    d.step(c.TerminateExecution(workflow_id=execution.workflow_id))
+                elif execution.is_replayed and execution.task is None:
+                    self.attempt(c.SignalExecution(workflow_id=execution.workflow_id, signal_name="end"))
+            d.jump(DAY_MS)
+        assert not s.open_count, [execution for execution in self.executions() if execution.status.is_open]
+        for peer in helpers:
+            d.lose(peer)
+        assert (s.activities, s.queues, s.peers, s.queries) == ({}, {}, {}, {})
+        assert d.engine.next_deadline_ms() is None
+        assert len(s.timers) == 0
+
+    def _do(self, token: str) -> None:
+        if token.startswith("wf|"):
+            done = WorkflowCommand(kind=WorkflowCommandKind.COMPLETE)
+            self.d.step(c.CompleteWorkflowTask(token=token, commands=(done,)))
+        else:
+            self.d.step(c.CompleteActivity(token=token, result=None))
+
+
+class EngineMachine(Machine):
     @initialize(workers=st.lists(st.tuples(PEERS, st.integers(1, 3)), min_size=1, max_size=3))
     def some_workers(self, workers: list[tuple[int, int]]) -> None:
         for peer, slots in workers:
@@ -214,7 +264,7 @@ class EngineMachine(RuleBasedStateMachine):
     ) -> None:
         if not self.executions():
             return
-        execution = _pick(self.executions(), pick)
+        execution = pick_one(self.executions(), pick)
         id, run_id = execution.workflow_id, execution.run_id
         self.waiters += 1
         commands: dict[str, c.Command[Any]] = {
@@ -256,7 +306,7 @@ class EngineMachine(RuleBasedStateMachine):
         replays: bool,
     ) -> None:
         known = self.d.engine._state.peers.get(peer)
-        id = _pick(list(known.subscriptions), pick) if known is not None and known.subscriptions else "unknown"
+        id = pick_one(list(known.subscriptions), pick) if known is not None and known.subscriptions else "unknown"
         commands: dict[str, c.Command[Any]] = {
             "subscribe": c.Subscribe(peer=peer, kind=kind, task_queue=queue, slots=slots, types=types, replays=replays),
             "slots": c.SetSlots(peer=peer, subscription_id=id, slots=1 if slots is None else slots),
@@ -274,7 +324,7 @@ class EngineMachine(RuleBasedStateMachine):
         """With the token of any delivery that ever was, counted from the latest."""
         if not self.d.tasks():
             return
-        token = _pick(self.d.tasks()[::-1], pick).task_token
+        token = pick_one(self.d.tasks()[::-1], pick).task_token
         commands: dict[str, c.Command[Any]] = {
             "complete": c.CompleteActivity(token=token, result=payload(1)),
             "fail": c.FailActivity(token=token, failure=data),
@@ -304,7 +354,7 @@ class EngineMachine(RuleBasedStateMachine):
     ) -> None:
         if not self.d.runs():
             return
-        run = _pick(self.d.runs()[::-1], pick)
+        run = pick_one(self.d.runs()[::-1], pick)
         commands: dict[str, c.Command[Any]] = {
             "call": c.ScheduleActivity(
                 peer=run.peer,
@@ -343,7 +393,7 @@ class EngineMachine(RuleBasedStateMachine):
         runs = [run for run in self.d.runs()[::-1] if run.replays]
         if not runs:
             return
-        run = _pick(runs, pick // 20)
+        run = pick_one(runs, pick // 20)
         answer = list(decisions)
         if decide_updates:
             answer += [c.AcceptUpdateCommand(update_id=update.update_id) for update in run.updates]
@@ -387,46 +437,6 @@ class EngineMachine(RuleBasedStateMachine):
             ms = 0 if due_ms is None else max(0, due_ms - self.d.now_ms)
         self.d.jump(-ms if how == "jump back" else ms)
 
-    # --- the end -----------------------------------------------------------------------------------
 
-    def teardown(self) -> None:
-        """Faults stop, somebody does the work: everything ends, and nothing is left over."""
-        d, s = self.d, self.d.engine._state
-        for schedule_id in list(s.schedules):
-            d.step(c.DeleteSchedule(schedule_id=schedule_id))
-        for peer in (1, 2, 3):
-            d.lose(peer)
-        helpers = (5, 6, 7)
-        for queue in ("q", "r"):
-            d.subscribe(5, queue=queue, kind=QueueKind.WORKFLOW)
-            d.subscribe(6, queue=queue)
-            d.subscribe_replaying(7, queue=queue)
-        for _ in range(60):
-            if not s.open_count:
-                break
-            for peer in helpers:
-                d.step(c.ResumePeer(peer=peer))
-                for token in list(s.peers[peer].leases):
-                    if token in s.peers[peer].leases:
-                        self._do(token)
-            for execution in self.executions():
-                if execution.cron_schedule and execution.status.is_open:
-                    d.step(c.TerminateExecution(workflow_id=execution.workflow_id))
-            d.jump(DAY_MS)
-        assert not s.open_count, [execution for execution in self.executions() if execution.status.is_open]
-        for peer in helpers:
-            d.lose(peer)
-        assert (s.activities, s.queues, s.peers, s.queries) == ({}, {}, {}, {})
-        assert d.engine.next_deadline_ms() is None
-        assert len(s.timers) == 0
-
-    def _do(self, token: str) -> None:
-        if token.startswith("wf|"):
-            done = WorkflowCommand(kind=WorkflowCommandKind.COMPLETE)
-            self.d.step(c.CompleteWorkflowTask(token=token, commands=(done,)))
-        else:
-            self.d.step(c.CompleteActivity(token=token, result=None))
-
-
-def _pick(things: Sequence[T], number: int) -> T:
+def pick_one(things: Sequence[T], number: int) -> T:
     return things[number % len(things)]
