@@ -9,6 +9,7 @@ from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from tests.helpers.engine_driver import HOUR_MS, Driver, failure
 from tests.helpers.engine_machine import EngineMachine
+from tests.helpers.replay_machine import ReplayMachine
 
 from zapserver.engine import activities, registry, workflow_tasks
 from zapserver.engine import commands as c
@@ -143,6 +144,11 @@ def test_a_state_and_an_input_end_as_the_table_says(state: str, what: str) -> No
 @pytest.mark.slow
 def test_random_lives_keep_every_invariant() -> None:
     run_state_machine_as_test(EngineMachine, settings=settings(max_examples=40, stateful_step_count=50, deadline=None))
+
+
+@pytest.mark.slow
+def test_random_lives_of_workflows_that_replay_keep_every_invariant() -> None:
+    run_state_machine_as_test(ReplayMachine, settings=settings(max_examples=80, stateful_step_count=50, deadline=None))
 
 
 def _forget_the_slot(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from collections.abc import Iterable
 import msgspec
 
 from zapserver.engine import activities, children, decisions, executions, registry, workflow_timers
-from zapserver.engine.commands import ActivityTimeouts, ParentClosePolicy, ResetExecution, Started, Status
+from zapserver.engine.commands import ActivityTimeouts, ParentClosePolicy, Payload, ResetExecution, Started, Status
 from zapserver.engine.errors import Invalid
 from zapserver.engine.records import (
     AcceptedUpdate,
@@ -41,6 +41,7 @@ from zapserver.engine.records import (
 )
 from zapserver.engine.retry import RetryPolicy
 from zapserver.engine.state import State
+from zapwire.failure import CANCELED_ERROR, Failure, encode_failure
 
 _ACTIVITY_CLOSED = frozenset(
     {
@@ -144,12 +145,12 @@ def reset(s: State, source: Execution, command: ResetExecution, now_ms: int) -> 
         for event in history[cut:]:
             if event.type is EventType.EXECUTION_SIGNALED:
                 s.record(execution, event.type, now_ms, **event.attributes)
-    execution.news_event_id = execution.history_length
     if story.answer is None:
         _rebuild_calls(s, execution, story, now_ms)
     else:
         _go_on(s, execution, story, inherited, now_ms)
         execution.is_replayed = True  # not before: nothing of this is to wake it
+    execution.news_event_id = execution.history_length
     executions.set_off(s, execution, now_ms)
     return Started(workflow_id=execution.workflow_id, run_id=execution.run_id)
 
@@ -205,12 +206,10 @@ def _go_on(s: State, execution: Execution, story: _Story, inherited: dict[str, C
             continue
         command_id = scheduled.attributes["commandId"]
         activity_id = decisions.activity_id(execution, command_id)
-        activity = _schedule_again(s, execution, scheduled, activity_id, now_ms, command_id=command_id)
         if event_id in story.stopped:
-            outcome = activities.request_cancel(
-                s, activity, execution.cancel_reason or "the workflow canceled it", now_ms
-            )
-            executions.apply(s, outcome, now_ms)
+            _cancel_unbegun(s, execution, scheduled, activity_id, now_ms)
+        else:
+            _schedule_again(s, execution, scheduled, activity_id, now_ms, command_id=command_id)
     for command_id, child in inherited.items():
         run = children.last_run(s, child)
         if run is None:
@@ -221,6 +220,22 @@ def _go_on(s: State, execution: Execution, story: _Story, inherited: dict[str, C
             execution.children[command_id] = child
         else:
             children.report(s, execution, command_id, child, run, now_ms)
+
+
+def _cancel_unbegun(s: State, execution: Execution, scheduled: Event, activity_id: str, now_ms: int) -> None:
+    """The workflow had asked the activity to stop: nobody begins with it again."""
+    text = "the workflow canceled it, and a reset ended the attempt"
+    failure = encode_failure(Failure(message=text, code=CANCELED_ERROR, non_retryable=True))
+    s.record(
+        execution,
+        EventType.ACTIVITY_CANCELED,
+        now_ms,
+        activityId=activity_id,
+        attempt=0,
+        failure=Payload(failure),
+        scheduledEventId=scheduled.event_id,
+        commandId=scheduled.attributes["commandId"],
+    )
 
 
 def _schedule_again(
