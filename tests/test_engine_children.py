@@ -7,12 +7,12 @@ from tests.helpers.engine_driver import DAY_MS, Driver, failure, payload, value
 
 from zapserver.engine import Limits
 from zapserver.engine import commands as c
-from zapserver.engine.commands import Status, WorkflowCommand, WorkflowCommandKind
+from zapserver.engine.commands import Status
 from zapserver.engine.effects import DeliverWorkflowTask
 from zapserver.engine.records import Event
 from zapserver.engine.retry import RetryPolicy
 
-DONE = WorkflowCommand(kind=WorkflowCommandKind.COMPLETE)
+DONE = c.CompleteCommand()
 KID = c.StartChildCommand(id="0.1", type="Kid", workflow_id="kid", input=payload(["toy"]))
 
 
@@ -76,7 +76,7 @@ def test_a_parent_hears_how_its_child_ended(how: str, event: str) -> None:
     elif how == "cancel":
         d.cancel(kid(d))
         d.answer(run)
-        d.answer(d.run(2), WorkflowCommand(kind=WorkflowCommandKind.CANCEL))
+        d.answer(d.run(2), c.CancelCommand())
     elif how == "terminate":
         d.terminate(kid(d))
     else:

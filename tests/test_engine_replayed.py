@@ -17,12 +17,12 @@ from tests.helpers.engine_driver import (
 
 from zapserver.engine import Limits, decisions, histories, wakeups
 from zapserver.engine import commands as c
-from zapserver.engine.commands import QueueKind, Status, WorkflowCommand, WorkflowCommandKind
+from zapserver.engine.commands import QueueKind, Status
 from zapserver.engine.effects import DeliverWorkflowTask
 from zapserver.engine.errors import Conflict, Invalid, NotFound, StaleToken
 from zapserver.engine.retry import RetryPolicy
 
-DONE = WorkflowCommand(kind=WorkflowCommandKind.COMPLETE, payload=payload("done"))
+DONE = c.CompleteCommand(result=payload("done"))
 TIMER = c.StartTimerCommand(id="0.1", fire_after_ms=60_000)
 ACTIVITY = c.ScheduleActivityCommand(id="0.2", type="charge", input=payload([7]))
 
@@ -184,6 +184,7 @@ def test_each_kind_has_its_own_words() -> None:
     d, _ = with_a_holder(1)
     answer = c.CompleteWorkflowTask(token=d.run().task_token, commands=(TIMER,))
     assert "replays" in d.refused(answer, Invalid)
+    d.refused(c.CompleteWorkflowTask(token=d.run().task_token, commands=(c.CompleteCommand(),)), Invalid)
     refused = c.FailWorkflowTask(token=d.run().task_token, reason="no")
     d.refused(refused, Invalid)
     e = Driver()
@@ -478,7 +479,7 @@ def test_a_cancel_is_an_event_and_the_worker_has_the_time_that_it_needs() -> Non
     d.advance(5 * MINUTE_MS)
     assert d.status(started) is Status.CANCELING
     d.complete(d.task(5))
-    d.answer(d.run(), WorkflowCommand(kind=WorkflowCommandKind.CANCEL))
+    d.answer(d.run(), c.CancelCommand())
     assert d.status(started) is Status.CANCELED
     assert d.execution(started).close_reason == "enough"
     assert d.history(started).count("CANCEL_REQUESTED") == 1
@@ -525,7 +526,7 @@ def test_a_failed_run_is_retried_as_a_fresh_one() -> None:
     d = Driver()
     d.subscribe_replaying(1)
     first = d.start(retry=RetryPolicy(initial_interval_ms=100, maximum_attempts=2))
-    d.answer(d.run(), TIMER, WorkflowCommand(kind=WorkflowCommandKind.FAIL, payload=c.Payload(failure())))
+    d.answer(d.run(), TIMER, c.FailCommand(failure=c.Payload(failure())))
     assert d.status(first) is Status.FAILED
     d.advance(100)
     assert (d.run().run_id, d.run().previous_event_id) == (d.execution(first).new_run_id, 0)

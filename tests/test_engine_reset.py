@@ -16,12 +16,12 @@ from tests.helpers.engine_driver import (
 
 from zapserver.engine import Limits
 from zapserver.engine import commands as c
-from zapserver.engine.commands import Status, WorkflowCommand, WorkflowCommandKind
+from zapserver.engine.commands import Status
 from zapserver.engine.effects import DeliverWorkflowTask
 from zapserver.engine.retry import RetryPolicy
 
-DONE = WorkflowCommand(kind=WorkflowCommandKind.COMPLETE)
-CANCEL = WorkflowCommand(kind=WorkflowCommandKind.CANCEL)
+DONE = c.CompleteCommand()
+CANCEL = c.CancelCommand()
 TIMER = c.StartTimerCommand(id="t", fire_after_ms=MINUTE_MS)
 ACTIVITY = c.ScheduleActivityCommand(
     id="a", type="charge", input=payload([7]), retry_policy=RetryPolicy(maximum_attempts=3)

@@ -6,12 +6,12 @@ from tests.helpers.engine_driver import Driver, failure, payload, value, with_a_
 
 from zapserver.engine import Limits
 from zapserver.engine import commands as c
-from zapserver.engine.commands import UpdateStage, WorkflowCommand, WorkflowCommandKind
+from zapserver.engine.commands import UpdateStage
 from zapserver.engine.effects import Answered, UpdateAnswered, UpdateRejected
 from zapserver.engine.errors import Conflict, Invalid, LimitReached
 from zapserver.engine.updates import DELIVERED_BYTES_MAX
 
-DONE = WorkflowCommand(kind=WorkflowCommandKind.COMPLETE)
+DONE = c.CompleteCommand()
 ACCEPTED = UpdateStage.ACCEPTED
 
 

@@ -54,22 +54,22 @@ class _GoCommand(msgspec.Struct):
 class _Complete(msgspec.Struct, tag_field="kind", tag="complete"):
     result: msgspec.Raw = ABSENT
 
-    def command(self) -> WorkflowCommand:
-        return WorkflowCommand(kind=WorkflowCommandKind.COMPLETE, payload=payload(self.result, "result"))
+    def command(self) -> c.CompleteCommand:
+        return c.CompleteCommand(result=payload(self.result, "result"))
 
 
 class _Fail(msgspec.Struct, tag_field="kind", tag="fail"):
     failure: msgspec.Raw = ABSENT
 
-    def command(self) -> WorkflowCommand:
-        return WorkflowCommand(kind=WorkflowCommandKind.FAIL, payload=payload(self.failure, "failure"))
+    def command(self) -> c.FailCommand:
+        return c.FailCommand(failure=payload(self.failure, "failure"))
 
 
 class _Cancel(msgspec.Struct, tag_field="kind", tag="cancel"):
     failure: msgspec.Raw = ABSENT
 
-    def command(self) -> WorkflowCommand:
-        return WorkflowCommand(kind=WorkflowCommandKind.CANCEL, payload=payload(self.failure, "failure"))
+    def command(self) -> c.CancelCommand:
+        return c.CancelCommand(failure=payload(self.failure, "failure"))
 
 
 class _ScheduleActivity(msgspec.Struct, tag_field="kind", tag="schedule-activity"):

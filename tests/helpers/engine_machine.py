@@ -130,6 +130,9 @@ LAST_DECISIONS = st.sampled_from(
     [
         *[None] * 6,
         c.ContinueAsNewCommand(input=payload(2)),
+        c.CompleteCommand(),
+        c.FailCommand(failure=c.Payload(failure())),
+        c.CancelCommand(failure=c.Payload(failure())),
         WorkflowCommand(kind=WorkflowCommandKind.COMPLETE),
         WorkflowCommand(kind=WorkflowCommandKind.FAIL),
         WorkflowCommand(kind=WorkflowCommandKind.CANCEL),

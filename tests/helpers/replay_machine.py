@@ -107,6 +107,8 @@ class ReplayMachine(Machine):
                 return command
             case c.WorkflowCommand() | c.ContinueAsNewCommand():
                 return command
+            case c.CompleteCommand() | c.FailCommand() | c.CancelCommand():
+                return command
             case _:
                 self.commands += 1
                 return msgspec.structs.replace(command, id=str(self.commands))

@@ -450,6 +450,20 @@ class CompleteUpdateCommand(_Struct, frozen=True):
     failure: bytes | None = None
 
 
+class CompleteCommand(_Struct, frozen=True):
+    result: Payload | None = None
+
+
+class FailCommand(_Struct, frozen=True):
+    failure: Payload | None = None
+
+
+class CancelCommand(_Struct, frozen=True):
+    """End the run as it was asked to; a failure says why, else the request's own reason stands."""
+
+    failure: Payload | None = None
+
+
 class ContinueAsNewCommand(_Struct, frozen=True):
     """End the run and begin another of the same id. What is empty or None stays as it was, but for the input."""
 
@@ -475,6 +489,9 @@ TaskCommand: TypeAlias = (
     | AcceptUpdateCommand
     | RejectUpdateCommand
     | CompleteUpdateCommand
+    | CompleteCommand
+    | FailCommand
+    | CancelCommand
     | ContinueAsNewCommand
 )
 """Go's kinds end a run for either kind of worker; all others come from replaying workers only."""

@@ -118,7 +118,7 @@ def check(s: State, execution: Execution, commands: tuple[c.TaskCommand, ...], n
         if _is_end(command) and position < len(commands) - 1:
             raise Invalid(f"command {position + 1} of {len(commands)} ends the run; nothing can follow it")
         match command:
-            case WorkflowCommand():
+            case WorkflowCommand() | c.CompleteCommand() | c.FailCommand() | c.CancelCommand():
                 continue
             case c.ScheduleActivityCommand() | c.StartTimerCommand() | c.StartChildCommand():
                 _check_new(s, execution, command, new_ids, now_ms)
@@ -195,7 +195,7 @@ def _check_id(s: State, command_id: str) -> None:
 def _is_end(command: c.TaskCommand) -> bool:
     if isinstance(command, WorkflowCommand):
         return command.kind is not WorkflowCommandKind.SCHEDULE_ACTIVITY
-    return isinstance(command, c.ContinueAsNewCommand)
+    return isinstance(command, c.CompleteCommand | c.FailCommand | c.CancelCommand | c.ContinueAsNewCommand)
 
 
 # --- effects ----------------------------------------------------------------------------------------
@@ -246,6 +246,12 @@ def apply(s: State, execution: Execution, command: c.TaskCommand, now_ms: int) -
         case c.CompleteUpdateCommand():
             failure = None if command.failure is None else storable_failure(command.failure)
             updates.complete(s, execution, command.update_id, command.result, failure, now_ms)
+        case c.CompleteCommand():
+            executions.complete(s, execution, command.result, now_ms)
+        case c.FailCommand():
+            executions.fail(s, execution, command.failure, now_ms)
+        case c.CancelCommand():
+            executions.end_canceled(s, execution, command.failure, now_ms)
         case c.ContinueAsNewCommand():
             executions.continue_as_new(s, execution, command, now_ms)
 

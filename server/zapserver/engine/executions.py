@@ -537,29 +537,31 @@ def _tell_holder(s: State, execution: Execution, task: WorkflowTask, status: Sta
 
 
 def end(s: State, execution: Execution, command: WorkflowCommand, now_ms: int) -> None:
-    """Close a workflow as its worker says."""
+    """Close a workflow as a command of Go's kinds says."""
     match command.kind:
         case WorkflowCommandKind.COMPLETE:
-            close(s, execution, Status.COMPLETED, now_ms, result=command.payload)
+            complete(s, execution, command.payload, now_ms)
         case WorkflowCommandKind.FAIL:
-            fail(
-                s,
-                execution,
-                bytes(command.payload) if command.payload is not None else encode_failure(Failure()),
-                now_ms,
-            )
+            fail(s, execution, command.payload, now_ms)
         case WorkflowCommandKind.CANCEL:
-            reason = execution.cancel_reason
-            if command.payload is not None:
-                reason = decode_failure(command.payload).message or reason
-            close(s, execution, Status.CANCELED, now_ms, reason=reason, identity=execution.cancel_identity)
+            end_canceled(s, execution, command.payload, now_ms)
 
 
-def fail(s: State, execution: Execution, failure: bytes, now_ms: int) -> None:
+def complete(s: State, execution: Execution, result: Payload | None, now_ms: int) -> None:
+    close(s, execution, Status.COMPLETED, now_ms, result=result)
+
+
+def end_canceled(s: State, execution: Execution, failure: Payload | None, now_ms: int) -> None:
+    """A workflow ended because it was asked to, for the reason that its worker gives or else that of the request."""
+    reason = (decode_failure(failure).message if failure is not None else "") or execution.cancel_reason
+    close(s, execution, Status.CANCELED, now_ms, reason=reason, identity=execution.cancel_identity)
+
+
+def fail(s: State, execution: Execution, failure: Payload | None, now_ms: int) -> None:
     """A workflow failed: close it, and start another run when its retry policy says so."""
-    failure = storable_failure(failure)
-    successor = _retry(s, execution, failure, now_ms)
-    close(s, execution, Status.FAILED, now_ms, failure=failure, successor=successor)
+    stored = encode_failure(Failure()) if failure is None else storable_failure(bytes(failure))
+    successor = _retry(s, execution, stored, now_ms)
+    close(s, execution, Status.FAILED, now_ms, failure=stored, successor=successor)
 
 
 def _retry(s: State, execution: Execution, failure: bytes, now_ms: int) -> Execution | None:
