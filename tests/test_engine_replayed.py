@@ -326,6 +326,8 @@ def test_other_workflows_are_signaled_and_canceled_and_the_workflow_hears_of_it(
         ((c.SignalExternalCommand(id="a", workflow_id="w", name=""),), "signal name required"),
         ((c.CancelExternalCommand(id="a", workflow_id=""),), "workflow id required"),
         ((c.RecordMarkerCommand(id="a", name=""),), "marker name required"),
+        ((c.UpsertCommand(id="a", search_attributes={"x": "x" * 5_000, "y": "y" * 5_000}),), "search attributes"),
+        (tuple(c.UpsertCommand(id=n, search_attributes={n: "x" * 5_000}) for n in "ab"), "search attributes"),
         ((DONE, TIMER), "ends the run"),
         ((c.ContinueAsNewCommand(), DONE), "ends the run"),
         ((c.ContinueAsNewCommand(task_queue="\0"),), "unprintable"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
-from zapserver.engine import Engine, wakeups
+from zapserver.engine import Engine, children, wakeups
 from zapserver.engine import commands as c
 from zapserver.engine.commands import Status
 from zapserver.engine.effects import (
@@ -22,7 +22,7 @@ from zapserver.engine.effects import (
     UpdateRejected,
 )
 from zapserver.engine.queues import TaskQueue, _Line
-from zapserver.engine.records import Activity, ActivityState, Execution, QueuedTask, Subscription, WorkflowTask
+from zapserver.engine.records import Activity, ActivityState, Event, Execution, QueuedTask, Subscription, WorkflowTask
 from zapserver.engine.state import State
 
 
@@ -229,8 +229,18 @@ def _check_workflow(s: State, execution: Execution) -> None:
         parent = s.executions.get(execution.parent.run_id)
         if parent is not None and parent.status.is_open:
             assert execution.parent.command_id in parent.children, "an open child that its parent does not know"
+        elif parent is not None:
+            started = _child_events(parent, "CHILD_WORKFLOW_STARTED")[execution.parent.command_id]
+            assert started.attributes["parentClosePolicy"] == "cancel", "a child was not reached by its parent's end"
+    begun = _child_events(execution, "CHILD_WORKFLOW_STARTED")
+    closed = _child_events(execution, *(event_type.value for event_type in children.CLOSING_EVENT.values()))
+    assert begun.keys() - closed.keys() <= execution.children.keys(), "a parent was not told of an end"
     for command_id, timer in execution.timers.items():
         assert (timer.run_id, timer.command_id) == (execution.run_id, command_id)
+
+
+def _child_events(execution: Execution, *types: str) -> dict[str, Event]:
+    return {event.attributes["commandId"]: event for event in execution.history if event.type.value in types}
 
 
 def _check_activity(s: State, activity: Activity, waiting: dict[int, Any]) -> None:

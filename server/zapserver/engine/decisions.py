@@ -29,7 +29,13 @@ from zapserver.engine.errors import EngineError, Invalid
 from zapserver.engine.records import CachedRun, EventType, Execution, WorkflowTask
 from zapserver.engine.retry import RetryPolicy
 from zapserver.engine.state import State
-from zapserver.engine.validation import TIMEOUT_MS_MAX, check_name, check_timeouts, storable_failure
+from zapserver.engine.validation import (
+    TIMEOUT_MS_MAX,
+    check_name,
+    check_search_attributes,
+    check_timeouts,
+    storable_failure,
+)
 from zapwire.failure import Failure, encode_failure
 
 ACTIVITY_RETRY = RetryPolicy().normalized()
@@ -114,6 +120,7 @@ def check(s: State, execution: Execution, commands: tuple[c.TaskCommand, ...], n
     accepted: set[str] = set()
     completed: set[str] = set()
     decided: set[str] = set()
+    merged = execution.search_attributes or {}
     for position, command in enumerate(commands):
         if _is_end(command) and position < len(commands) - 1:
             raise Invalid(f"command {position + 1} of {len(commands)} ends the run; nothing can follow it")
@@ -141,7 +148,12 @@ def check(s: State, execution: Execution, commands: tuple[c.TaskCommand, ...], n
                         check_name(what, name, s.limits)
                 if command.timeouts is not None:
                     check_timeouts(command.timeouts)
-            case c.CancelActivityCommand() | c.CancelTimerCommand() | c.UpsertCommand():
+                check_search_attributes(command.search_attributes)
+            case c.UpsertCommand():
+                _check_id(s, command.id)
+                merged = merged | (command.search_attributes or {})
+                check_search_attributes(merged)
+            case c.CancelActivityCommand() | c.CancelTimerCommand():
                 _check_id(s, command.id)
             case c.CancelExternalCommand():
                 _check_id(s, command.id)
@@ -181,6 +193,7 @@ def _check_new(
         check_name("task queue", command.task_queue, s.limits)
     check_timeouts(command.timeouts)
     if isinstance(command, c.StartChildCommand):
+        check_search_attributes(command.search_attributes)
         if command.workflow_id:
             check_name("workflow id", command.workflow_id, s.limits)
         executions.first_due_ms(command.cron_schedule, now_ms)

@@ -38,7 +38,13 @@ from zapserver.engine.records import ActivityCall, EventType, Execution, Request
 from zapserver.engine.retry import INTERVAL_MS_MAX, TASK_RETRY
 from zapserver.engine.specs import next_due_ms, read_spec
 from zapserver.engine.state import State
-from zapserver.engine.validation import check_name, check_request_id, check_timeouts, storable_failure
+from zapserver.engine.validation import (
+    check_name,
+    check_request_id,
+    check_search_attributes,
+    check_timeouts,
+    storable_failure,
+)
 from zapwire.failure import TIMEOUT_ERROR, Failure, decode_failure, encode_failure
 
 TASK_TIMEOUTS = ActivityTimeouts(start_to_close_ms=600_000)
@@ -106,6 +112,7 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
     check_name("task queue", command.task_queue, s.limits)
     check_request_id(command.request_id, s.limits)
     check_timeouts(command.timeouts)
+    check_search_attributes(command.search_attributes)
     if command.signal_name:
         check_name("signal name", command.signal_name, s.limits)
     task_due_ms = first_due_ms(command.cron_schedule, now_ms)

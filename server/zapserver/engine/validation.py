@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
+
 from zapserver.engine.commands import ActivityTimeouts, WorkflowTimeouts
 from zapserver.engine.errors import Invalid
 from zapserver.engine.limits import Limits
@@ -12,6 +16,9 @@ TIMEOUT_MS_MAX = 100 * 365 * 24 * 3_600_000
 
 TASK_MS_MAX = 600_000
 """A workflow task runs only the workflow's own code: one that needs ten minutes hangs."""
+
+
+SEARCH_ATTRIBUTES_BYTES_MAX = 8 * 1024
 
 
 def check_name(what: str, name: str, limits: Limits) -> None:
@@ -37,6 +44,17 @@ def check_timeouts(timeouts: ActivityTimeouts | WorkflowTimeouts) -> None:
             raise Invalid(f"the timeout {name} is {value}; it must be 0 (none) to {TIMEOUT_MS_MAX} (100 years)")
     if isinstance(timeouts, WorkflowTimeouts) and timeouts.task_ms > TASK_MS_MAX:
         raise Invalid(f"the timeout task_ms is {timeouts.task_ms}; it must be 0 (default) to {TASK_MS_MAX} (10 min)")
+
+
+def check_search_attributes(attributes: dict[str, Any] | None) -> None:
+    """They are shown in every listing, a thousand executions at once."""
+    if attributes:
+        size = len(msgspec.json.encode(attributes))
+        if size > SEARCH_ATTRIBUTES_BYTES_MAX:
+            raise Invalid(
+                f"the search attributes have {size} bytes; at most {SEARCH_ATTRIBUTES_BYTES_MAX} are allowed:"
+                " keep large values in the memo or the input"
+            )
 
 
 def storable_failure(failure: bytes) -> bytes:
