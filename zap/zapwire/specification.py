@@ -95,6 +95,45 @@ of JSON (0x6B `input`, 0xC4 `result`), a string counts as base64 when it decodes
 when it does not.
 """
 
+_COMMANDS = """## Workers that replay
+
+A workflow worker that subscribes with `replays` gets a workflow task (0xB0) whenever its run has events that it has
+not seen. `history` has the events past `previous_event_id`, which is 0 for a worker that does not have the run at
+hand, up to `last_event_id`; where `next_event_id` is given it reads those from there on with 0x66. `updates` are to be
+accepted or rejected with the answer. The answer (0xA2) says what the workflow wants done, and gives the task back:
+
+    {"v":1,"cmds":[{"kind":"start-timer","id":"0.1","fire_after_ms":1000},{"kind":"complete","result":{"n":1}}]}
+
+An answer is applied as a whole or refused as a whole with 400; a refused one counts as a failed task. `id` names the
+place in the workflow's code; the events that follow from a command carry it as `commandId`. Payloads are JSON values.
+
+| kind | fields |
+|---|---|
+| `schedule-activity` | id type task_queue? input? start_to_close_ms? heartbeat_ms? schedule_to_start_ms? \
+schedule_to_close_ms? retry_policy? |
+| `cancel-activity` | id |
+| `start-timer` | id fire_after_ms |
+| `cancel-timer` | id |
+| `start-child` | id type workflow_id? task_queue? input? timeouts? retry_policy? parent_close_policy? memo? \
+search_attributes? cron_schedule? |
+| `cancel-external` | id workflow_id run_id? reason? |
+| `signal-external` | id workflow_id run_id? signal_name input? |
+| `record-marker` | id name details? |
+| `upsert` | id memo? search_attributes? |
+| `accept-update` | update_id |
+| `reject-update` | update_id failure |
+| `complete-update` | update_id result? failure? |
+| `complete` | result? |
+| `fail` | failure? |
+| `cancel` | failure? |
+| `continue-as-new` | type? task_queue? input? timeouts? memo? search_attributes? |
+| `fail-task` | reason: the worker could not do its task; another tries |
+| `unknown-type` | the worker does not have this workflow type, and is not asked for it again |
+
+`parent_close_policy` is terminate (the default), cancel or abandon. `complete`, `fail`, `cancel` and `continue-as-new`
+end the run and come last; Go's kinds 0, 1 and 3 do the same. `fail-task` and `unknown-type` stand alone.
+"""
+
 
 def specification() -> str:
     """The whole page, in Markdown."""
@@ -115,6 +154,7 @@ def specification() -> str:
             ("number", "name", "direction", "kind", "request", "response", "since", "served", "note"), opcode_table()
         ),
         "\n" + _RULINGS,
+        _COMMANDS,
     ]
     return "\n".join(parts)
 
