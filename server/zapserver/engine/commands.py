@@ -138,7 +138,7 @@ class Subscribed(_Struct, frozen=True):
 # --- what executions and activities are made of ---------------------------------------------------
 
 
-class ActivityTimeouts(_Struct, frozen=True):
+class ActivityTimeouts(_Struct, frozen=True, omit_defaults=True):
     """Milliseconds; zero means none."""
 
     schedule_to_start_ms: int = 0
@@ -147,7 +147,7 @@ class ActivityTimeouts(_Struct, frozen=True):
     heartbeat_ms: int = 0
 
 
-class WorkflowTimeouts(_Struct, frozen=True):
+class WorkflowTimeouts(_Struct, frozen=True, omit_defaults=True):
     """Milliseconds; zero means none. `execution_ms` spans retries and cron runs, `run_ms` one run.
 
     `task_ms` is how long a replaying worker may take for one workflow task; zero means the default.

@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 from zapserver.engine import activities, matching, registry, updates, wakeups, workflow_timers
 from zapserver.engine.activities import Outcome
 from zapserver.engine.commands import (
-    ActivityTimeouts,
     ContinueAsNewCommand,
     IdConflict,
     Payload,
@@ -35,7 +34,15 @@ from zapserver.engine.commands import (
 )
 from zapserver.engine.effects import Closed, DeliverActivityResult, DeliverCancelRequest
 from zapserver.engine.errors import Conflict, Invalid, LimitReached, NotFound
-from zapserver.engine.records import ActivityCall, EventType, Execution, RequestKey, WorkflowTask
+from zapserver.engine.records import (
+    TASK_TIMEOUTS,
+    ActivityCall,
+    EventType,
+    Execution,
+    RequestKey,
+    WorkflowTask,
+    task_activity_id,
+)
 from zapserver.engine.retry import INTERVAL_MS_MAX, TASK_RETRY
 from zapserver.engine.specs import next_due_ms, read_spec
 from zapserver.engine.state import State
@@ -47,10 +54,6 @@ from zapserver.engine.validation import (
     storable_failure,
 )
 from zapwire.failure import TIMEOUT_ERROR, Failure, decode_failure, encode_failure
-
-TASK_TIMEOUTS = ActivityTimeouts(start_to_close_ms=600_000)
-"""A one-shot task that names no timeout may take ten minutes, so that a handler that hangs gives its
-slot back some day."""
 
 CANCEL_MS_MAX = 60_000
 """A workflow that has not ended this long after it was asked to is canceled over its head, as Go's
@@ -217,7 +220,7 @@ def _schedule_the_task(s: State, execution: Execution, now_ms: int) -> None:
     activities.schedule(
         s,
         execution,
-        activity_id=f"act-{execution.run_id[:24]}",
+        activity_id=task_activity_id(execution.run_id),
         activity_type=execution.type,
         task_queue=execution.task_queue,
         input=execution.input,

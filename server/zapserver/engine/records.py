@@ -32,6 +32,10 @@ WORKFLOW_TASK_MS = 10_000
 """How long a replaying worker may take for a workflow task where the start does not say: it only runs the workflow's
 own code, which waits for nothing."""
 
+TASK_TIMEOUTS = ActivityTimeouts(start_to_close_ms=600_000)
+"""A one-shot task that names no timeout may take ten minutes, so that a handler that hangs gives its
+slot back some day."""
+
 RequestKey: TypeAlias = tuple[str, str, str]
 """What kind of thing a request id belongs to, the name of that thing, and the request id itself."""
 
@@ -164,6 +168,11 @@ class ActivityState(enum.Enum):
     BACKOFF = "backoff"
     STARTED = "started"
     CLOSED = "closed"
+
+
+def task_activity_id(run_id: str) -> str:
+    """The id of the one activity of a one-shot task."""
+    return f"act-{run_id[:24]}"
 
 
 @dataclass(slots=True, eq=False)

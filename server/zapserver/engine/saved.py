@@ -24,6 +24,7 @@ from zapserver.engine.commands import (
 )
 from zapserver.engine.records import (
     NULL,
+    TASK_TIMEOUTS,
     AcceptedUpdate,
     Activity,
     ActivityState,
@@ -40,8 +41,9 @@ from zapserver.engine.records import (
     ScheduledRun,
     WorkflowTask,
     WorkflowTimer,
+    task_activity_id,
 )
-from zapserver.engine.retry import RetryPolicy
+from zapserver.engine.retry import TASK_RETRY, RetryPolicy
 
 INLINE_BYTES_MAX = 4_096
 """A longer payload of an execution stands only in its history, and is read from there: a record is written again with
@@ -51,6 +53,10 @@ PAYLOAD_ATTRIBUTES = frozenset({"input", "result", "failure", "details", "memo",
 """Attributes of events that are payloads: JSON that nobody here looks into."""
 
 _ABSENT = msgspec.Raw()
+# What is the very object of a default is left out of a record.
+_POLICY = RetryPolicy()
+_NO_TIMEOUTS = ActivityTimeouts()
+_NO_WORKFLOW_TIMEOUTS = WorkflowTimeouts()
 
 
 class _Record(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
@@ -58,18 +64,21 @@ class _Record(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
 
 
 class ActivityRecord(msgspec.Struct, omit_defaults=True, gc=False):
-    """The fields down to `command_id` are those of the activity, as they are; the others are converted."""
+    """The fields down to `command_id` are those of the activity, as they are; the others are converted.
 
-    activity_id: str
-    type: str
-    scheduled_ms: int
+    That of a one-shot task leaves out what its execution says.
+    """
+
+    activity_id: str = ""
+    type: str = ""
+    scheduled_ms: int = 0
     attempt: int = 0
     charged: int = 0
     ready_ms: int = 0
     retry_ms: int = 0
     scheduled_event_id: int = 0
-    retry_policy: RetryPolicy = RetryPolicy()
-    timeouts: ActivityTimeouts = ActivityTimeouts()
+    retry_policy: RetryPolicy = _POLICY
+    timeouts: ActivityTimeouts = _NO_TIMEOUTS
     lease: Lease | None = None
     cancel_reason: str | None = None
     command_id: str = ""
@@ -120,8 +129,8 @@ class ExecutionRecord(msgspec.Struct, omit_defaults=True, gc=False):
     request_keys: tuple[RequestKey, ...] = ()
     identity: str = ""
     retry_policy: RetryPolicy | None = None
-    timeouts: WorkflowTimeouts = WorkflowTimeouts()
-    activity_timeouts: ActivityTimeouts = ActivityTimeouts()
+    timeouts: WorkflowTimeouts = _NO_WORKFLOW_TIMEOUTS
+    activity_timeouts: ActivityTimeouts | None = None
     cron_schedule: str = ""
     task_due_ms: int | None = None
     schedule_id: str = ""
@@ -208,6 +217,12 @@ def encode_execution(execution: Execution) -> bytes:
     """The record of an execution, open or closed."""
     record = ExecutionRecord(*_plain_execution(execution))  # by place: by name took three times as long
     record.status = int(execution.status)
+    if execution.timeouts == _NO_WORKFLOW_TIMEOUTS:
+        record.timeouts = _NO_WORKFLOW_TIMEOUTS
+    if not execution.is_task or execution.activity_timeouts is TASK_TIMEOUTS:
+        record.activity_timeouts = None
+    if execution.is_task and execution.retry_policy is TASK_RETRY:
+        record.retry_policy = None
     for name in ("input", "result", "failure"):
         payload = getattr(execution, name)
         if payload is None:
@@ -244,6 +259,10 @@ def encode_execution(execution: Execution) -> bytes:
 def decode_execution(data: bytes) -> tuple[Execution, ExecutionRecord]:
     """The execution, and its record for what `recovery` builds from it: the long payloads, the task, the activity."""
     record = _decode_execution(data)
+    if record.activity_timeouts is None:
+        record.activity_timeouts = TASK_TIMEOUTS if record.is_task else _NO_TIMEOUTS
+    if record.is_task and record.retry_policy is None:
+        record.retry_policy = TASK_RETRY
     execution = Execution(
         **dict(zip(PLAIN_EXECUTION_FIELDS, _plain_execution(record), strict=True)),
         status=Status(record.status),
@@ -293,8 +312,12 @@ def decode_activity(data: bytes) -> ActivityRecord:
 
 def _activity_record(activity: Activity) -> ActivityRecord:
     record = ActivityRecord(*_plain_activity(activity))
-    record.queue = activity.queue[1]
     record.state = activity.state.value
+    if activity.execution.is_task:
+        record.activity_id = record.type = ""
+        record.retry_policy, record.timeouts = _POLICY, _NO_TIMEOUTS
+    else:
+        record.queue = activity.queue[1]
     if activity.input is not None and not activity.execution.is_task:
         record.input_is_long = len(activity.input) > INLINE_BYTES_MAX
         if not record.input_is_long:
@@ -310,6 +333,11 @@ def _activity_record(activity: Activity) -> ActivityRecord:
 
 def restored_activity(execution: Execution, record: ActivityRecord) -> Activity:
     """The activity, without its call and without an input that is long; in no line yet."""
+    if execution.is_task:
+        assert execution.retry_policy is not None
+        record.activity_id, record.type = task_activity_id(execution.run_id), execution.type
+        record.queue = execution.task_queue
+        record.retry_policy, record.timeouts = execution.retry_policy, execution.activity_timeouts
     return Activity(
         execution=execution,
         queue=(QueueKind.ACTIVITY, record.queue),
