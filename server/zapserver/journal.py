@@ -69,6 +69,11 @@ class Journal:
         return self._store.durability
 
     @property
+    def queued_bytes(self) -> int:
+        """What was given to the writer and is not kept yet."""
+        return self._in_flight_bytes
+
+    @property
     def is_settled(self) -> bool:
         """Whether everything decided so far is kept."""
         return not self._in_flight and not self._open.batch.changes
