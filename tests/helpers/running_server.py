@@ -37,10 +37,10 @@ class RunningServer:
 
 
 @contextmanager
-def running_server(*, zap: str = "0", http: str = "127.0.0.1:0") -> Iterator[RunningServer]:
-    """Start a server with the in-memory engine and wait for its ready line; it is killed at the end of the block."""
+def running_server(*, zap: str = "0", http: str = "127.0.0.1:0", data: str = ":memory:") -> Iterator[RunningServer]:
+    """Start a server and wait for its ready line; it is killed at the end of the block."""
     zaptasks = str(Path(sys.executable).with_name("zaptasks"))
-    command = [zaptasks, "serve", "--zap-port", zap.rpartition(":")[2], "--http", http, "--data", ":memory:"]
+    command = [zaptasks, "serve", "--zap-port", zap.rpartition(":")[2], "--http", http, "--data", data]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
