@@ -16,7 +16,8 @@ from tests.helpers.sdk_servers import Call, RealServer, open_fake_server, open_r
 from tests.helpers.store_faults import Disk
 
 from zapserver import stores
-from zapserver.store import SqliteStore
+from zapserver.store import Batch, SqliteStore
+from zapserver.store import Durability as StoreDurability
 from zaptasks import (
     Acknowledged,
     AsyncClient,
@@ -292,3 +293,32 @@ async def test_another_namespace_that_fails_is_named_and_the_server_stays_ok(
         disk.fails_at = None
         with trio.fail_after(10):
             await until_taken(client)
+
+
+# --- repeats ------------------------------------------------------------------------------------------
+
+
+async def test_a_repeat_that_asks_for_more_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The repeat starts nothing, so there is nothing new to keep; yet what it acknowledges must be on the disk."""
+    commits: list[StoreDurability] = []
+
+    class Recording(SqliteStore):
+        def commit(self, batch: Batch, durability: StoreDurability = StoreDurability.SYNCED) -> None:
+            super().commit(batch, durability)
+            commits.append(durability)
+
+    monkeypatch.setattr(stores, "SqliteStore", Recording)
+    async with served(tmp_path) as (client, _):
+        first = await client.now("mail", request_id="r-1", durability="written")
+        assert (first.durability, commits[-1]) == ("written", StoreDurability.WRITTEN)
+        settled = len(commits)
+        again = await client.now("mail", request_id="r-1", durability="written")
+        assert (again.run_id, again.durability, commits[settled:]) == (first.run_id, "written", [])
+        again = await client.now("mail", request_id="r-1")
+        assert (again.run_id, again.durability, commits[settled:]) == (
+            first.run_id,
+            "synced",
+            [StoreDurability.SYNCED],
+        )
+        again = await client.now("mail", request_id="r-1")
+        assert (again.durability, len(commits)) == ("synced", settled + 1)
