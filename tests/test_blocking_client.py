@@ -103,7 +103,7 @@ def test_what_stays_here_is_in_memory_and_says_so() -> None:
 
 @pytest.mark.parametrize("asked", ["memory", "written", "synced", None])
 def test_a_submission_says_how_durable_it_is(tmp_path: Path, asked: zaptasks.Durability | None) -> None:
-    with running_server(data=str(tmp_path)) as kept:
+    with running_server(data=tmp_path) as kept:
         with Client(zap=kept.zap, fallback="none") as client:
             submission = client.now("mail", durability=asked)
             assert (submission.placement, submission.durability) == (Placement.ZAP, asked or "synced")

@@ -511,8 +511,8 @@ class AsyncClient:
         return with_receipt(decode_json(envelope.body, type), envelope.receipt)
 
     async def wait_closed(self, workflow_id: str, run_id: str) -> ClosedExecution:
-        """Wait, for as long as it takes, until an execution is closed."""
-        body = encode_json({"namespace": self.namespace, "workflow_id": workflow_id, "run_id": run_id})
+        """Wait, for as long as it takes, until an execution is closed, with every run that follows it."""
+        body = encode_json({"namespace": self.namespace, "workflow_id": workflow_id, "run_id": run_id, "follow": True})
         envelope = await self._repeatedly(lambda timeout: self._ask(Op.AWAIT_EXECUTION, body, timeout), None, True)
         return decode_json(envelope.body, ClosedExecution)
 

@@ -24,18 +24,22 @@ from zapserver.engine.commands import (
 )
 from zapserver.engine.records import (
     NULL,
+    AcceptedUpdate,
     Activity,
     ActivityState,
     Backfill,
+    Child,
     Event,
     EventType,
     Execution,
     Lease,
+    ParentLink,
     RecentAction,
     RequestKey,
     Schedule,
     ScheduledRun,
     WorkflowTask,
+    WorkflowTimer,
 )
 from zapserver.engine.retry import RetryPolicy
 
@@ -64,6 +68,7 @@ class ActivityRecord(_Record):
     ready_ms: int = 0
     retry_ms: int = 0
     scheduled_event_id: int = 0
+    command_id: str = ""
     input: msgspec.Raw = _ABSENT
     input_is_long: bool = False
     retry_policy: RetryPolicy = RetryPolicy()
@@ -80,6 +85,14 @@ class WorkflowTaskRecord(_Record):
     ready_ms: int = 0
     lease: Lease | None = None
     calls_made: int = 0
+    last_event_id: int = 0
+
+
+class TimerRecord(_Record):
+    command_id: str
+    started_event_id: int
+    started_ms: int
+    due_ms: int
 
 
 class ExecutionRecord(_Record):
@@ -119,6 +132,18 @@ class ExecutionRecord(_Record):
     cancel_due_ms: int | None = None
     is_dead_letter: bool = False
     has_calls: bool = False
+    new_run_id: str = ""
+    parent: ParentLink | None = None
+    is_replayed: bool = False
+    seen_event_id: int = 0
+    news_event_id: int = 0
+    task_failures: int = 0
+    task_failure: str = ""
+    task_retry_ms: int | None = None
+    children: dict[str, Child] = {}
+    updates: dict[str, AcceptedUpdate] = {}
+    signal_ids: dict[str, None] = {}
+    timers: list[TimerRecord] = []
     task: WorkflowTaskRecord | None = None
     activity: ActivityRecord | None = None
 
@@ -181,6 +206,17 @@ PLAIN_EXECUTION_FIELDS = (
     "cancel_identity",
     "cancel_due_ms",
     "is_dead_letter",
+    "new_run_id",
+    "parent",
+    "is_replayed",
+    "seen_event_id",
+    "news_event_id",
+    "task_failures",
+    "task_failure",
+    "task_retry_ms",
+    "children",
+    "updates",
+    "signal_ids",
 )
 """Kept as they are. `status`, the payloads, the task and the activity are converted."""
 
@@ -197,6 +233,7 @@ PLAIN_ACTIVITY_FIELDS = (
     "timeouts",
     "lease",
     "cancel_reason",
+    "command_id",
 )
 
 SCHEDULE_FIELDS = ScheduleRecord.__struct_fields__
@@ -231,11 +268,21 @@ def encode_execution(execution: Execution) -> bytes:
         record.memo = execution.memo
     if execution.status.is_open:
         record.has_calls = bool(execution.calls)
+        record.timers = [
+            TimerRecord(
+                command_id=timer.command_id,
+                started_event_id=timer.started_event_id,
+                started_ms=timer.started_ms,
+                due_ms=timer.due_ms,
+            )
+            for timer in execution.timers.values()
+        ]
         if execution.task is not None:
             task = execution.task
             record.task = WorkflowTaskRecord(
                 attempt=task.attempt, ready_ms=task.ready_ms, lease=task.lease, calls_made=task.calls_made
             )
+            record.task.last_event_id = task.last_event_id
         if execution.is_task:
             for activity in execution.open_activities.values():
                 record.activity = _activity_record(activity)
@@ -267,7 +314,18 @@ def restored_task(execution: Execution, record: WorkflowTaskRecord) -> WorkflowT
         ready_ms=record.ready_ms,
         lease=record.lease,
         calls_made=record.calls_made,
+        last_event_id=record.last_event_id,
     )
+
+
+def restored_timers(execution: Execution, records: list[TimerRecord]) -> dict[str, WorkflowTimer]:
+    """The timers of a workflow; not armed yet."""
+    return {
+        each.command_id: WorkflowTimer(
+            execution.run_id, each.command_id, each.started_event_id, each.started_ms, each.due_ms
+        )
+        for each in records
+    }
 
 
 # --- activities ------------------------------------------------------------------------------------
