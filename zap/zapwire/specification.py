@@ -112,6 +112,9 @@ One server serves both; the fields of the request tell them apart and the answer
 A payload (input, result, details) is one JSON value. The server passes it on as it came. Where Go sends base64
 of JSON (0x6B `input`, 0xC4 `result`), a string counts as base64 when it decodes to valid JSON, and as itself
 when it does not.
+
+A failure may say when the next attempt is to begin, whatever the retry policy's own interval is:
+`{"v":1,"p":{"message":"busy","code":"Busy"},"nextRetryDelayMs":1500}`. It is ours; Go ignores it.
 """
 
 _COMMANDS = """## Workers that replay

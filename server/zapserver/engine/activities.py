@@ -83,52 +83,25 @@ def schedule(
     now_ms: int,
     call: ActivityCall | None = None,
     command_id: str = "",
+    scheduled_event_id: int = 0,
 ) -> Activity:
-    """Create an activity and hand it to a worker or to the line."""
-    attributes: dict[str, object] = {
-        "activityId": activity_id,
-        "activityType": activity_type,
-        "taskQueue": task_queue,
-        "input": input,
-    }
-    if not execution.is_task:  # a reset schedules it again from this
-        attributes["timeouts"] = msgspec.structs.asdict(timeouts)
-        attributes["retryPolicy"] = msgspec.structs.asdict(retry_policy)
-    if command_id:
-        attributes["commandId"] = command_id
-    event = s.record(execution, EventType.ACTIVITY_SCHEDULED, now_ms, **attributes)
-    return line_up(
-        s,
-        execution,
-        activity_id=activity_id,
-        activity_type=activity_type,
-        task_queue=task_queue,
-        input=input,
-        timeouts=timeouts,
-        retry_policy=retry_policy,
-        now_ms=now_ms,
-        scheduled_event_id=event.event_id,
-        call=call,
-        command_id=command_id,
-    )
+    """Create an activity and hand it to a worker or to the line.
 
-
-def line_up(
-    s: State,
-    execution: Execution,
-    *,
-    activity_id: str,
-    activity_type: str,
-    task_queue: str,
-    input: Payload | None,
-    timeouts: ActivityTimeouts,
-    retry_policy: RetryPolicy,
-    now_ms: int,
-    scheduled_event_id: int,
-    call: ActivityCall | None = None,
-    command_id: str = "",
-) -> Activity:
-    """The same for an activity whose scheduling is in the history already."""
+    `scheduled_event_id` is given where its scheduling is in the history already.
+    """
+    if not scheduled_event_id:
+        attributes: dict[str, object] = {
+            "activityId": activity_id,
+            "activityType": activity_type,
+            "taskQueue": task_queue,
+            "input": input,
+        }
+        if not execution.is_task:  # a reset schedules it again from this
+            attributes["timeouts"] = msgspec.structs.asdict(timeouts)
+            attributes["retryPolicy"] = msgspec.structs.asdict(retry_policy)
+        if command_id:
+            attributes["commandId"] = command_id
+        scheduled_event_id = s.record(execution, EventType.ACTIVITY_SCHEDULED, now_ms, **attributes).event_id
     activity = Activity(
         execution=execution,
         type=activity_type,

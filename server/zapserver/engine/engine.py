@@ -230,7 +230,7 @@ def _abandon(s: State, command: c.AbandonWait, now_ms: int) -> None:
     execution = None if peer is None else peer.waiting.pop(command.waiter, None)
     if execution is not None:
         execution.waiters.pop(command.waiter, None)
-        execution.followers.discard(command.waiter)
+        execution.followers.pop(command.waiter, None)
         return
     update = None if peer is None else peer.updating.pop(command.waiter, None)
     if update is not None:
@@ -344,7 +344,7 @@ def _peer_lost(s: State, command: c.PeerLost, now_ms: int) -> None:
         return
     for waiter, execution in peer.waiting.items():
         execution.waiters.pop(waiter, None)
-        execution.followers.discard(waiter)
+        execution.followers.pop(waiter, None)
     for waiter, update in peer.updating.items():
         updates.forget_waiter(s, update, waiter)
     for query in list(peer.queries.values()):

@@ -489,7 +489,7 @@ def move_followers(s: State, execution: Execution, successor: Execution) -> None
     for waiter in execution.followers:
         peer_key = successor.waiters[waiter] = execution.waiters.pop(waiter)
         s.peers[peer_key].waiting[waiter] = successor
-    successor.followers, execution.followers = execution.followers, set()
+    successor.followers, execution.followers = execution.followers, {}
 
 
 def _tell_waiters(s: State, execution: Execution, successor: Execution | None) -> None:
@@ -655,7 +655,7 @@ def wait_for_close(s: State, execution: Execution, waiter: Waiter, peer_key: Pee
         raise Conflict(f"{waiter!r} waits for an update already; a call waits for one thing")
     execution.waiters[waiter] = peer_key
     if follow:
-        execution.followers.add(waiter)
+        execution.followers[waiter] = None
     s.peer(peer_key).waiting[waiter] = execution
     return False
 

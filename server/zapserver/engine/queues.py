@@ -117,6 +117,8 @@ class TaskQueue:
     def _take_turn(self, task: QueuedTask) -> Subscription | None:
         """Take a slot of the idle subscription that the task prefers, or else of the one among those that serve it
         whose last turn was the longest ago."""
+        if not self._idle:
+            return None
         chosen = self._preferred(task)
         if chosen is None:
             for key in _keys_for(task.type, task.for_kind):
@@ -136,7 +138,8 @@ class TaskQueue:
         return chosen
 
     def _preferred(self, task: QueuedTask) -> Subscription | None:
-        found = self.subscriptions.get(task.preferred_subscription)
+        name = task.preferred_subscription
+        found = self.subscriptions.get(name) if name else None
         return found if found is not None and found.is_idle and found.serves(task.type) else None
 
     # --- subscriptions -----------------------------------------------------------------------------
@@ -211,7 +214,9 @@ class TaskQueue:
             return f"no worker is subscribed to task queue {name!r}"
         willing = self.able(task.type, task.for_kind)
         if not willing and task.for_kind is not None and self.able(task.type):
-            return f"it goes on with a {task.for_kind.value} worker only, and none on task queue {name!r} serves it"
+            return (
+                f"it goes on with a {task.for_kind.name.lower()} worker only, and none on task queue {name!r} serves it"
+            )
         if willing and all(subscription.is_full for subscription in willing):
             return f"the {len(willing)} worker(s) on task queue {name!r} that serve it have yet to read earlier tasks"
         if willing:
@@ -227,6 +232,8 @@ _NOBODY: OrderedDict[str, Subscription] = OrderedDict()
 
 _Key = TypeVar("_Key")
 
+_ANY_KIND = (WorkerKind.HOLDING, WorkerKind.REPLAYING)
+
 
 def _keys(subscription: Subscription) -> Collection[SubscriptionKey]:
     types = (None,) if subscription.types is None else subscription.types
@@ -235,7 +242,7 @@ def _keys(subscription: Subscription) -> Collection[SubscriptionKey]:
 
 def _keys_for(task_type: str, kind: WorkerKind | None) -> Collection[SubscriptionKey]:
     """Where the subscriptions are that may serve a task."""
-    kinds = tuple(WorkerKind) if kind is None else (kind,)
+    kinds = _ANY_KIND if kind is None else (kind,)
     return [(name, kind) for name in (task_type, None) for kind in kinds]
 
 

@@ -252,7 +252,7 @@ def _schedule_again(
     command_id: str = "",
 ) -> Activity:
     of = scheduled.attributes
-    return activities.line_up(
+    return activities.schedule(
         s,
         execution,
         activity_id=activity_id,

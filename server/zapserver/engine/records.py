@@ -109,11 +109,11 @@ class Event(msgspec.Struct, frozen=True):
         return size
 
 
-class WorkerKind(enum.Enum):
+class WorkerKind(enum.IntEnum):
     """How a worker runs workflows: by holding the task for the whole run, or by replaying the history."""
 
-    HOLDING = "holding"
-    REPLAYING = "replaying"
+    HOLDING = 0
+    REPLAYING = 1
 
 
 @dataclass(slots=True)
@@ -388,7 +388,7 @@ class Execution:
     cached_by: CachedRun | None = None
     pending_updates: dict[str, PendingUpdate] = field(default_factory=dict)
     waiters: dict[Waiter, PeerKey] = field(default_factory=dict)
-    followers: set[Waiter] = field(default_factory=set)
+    followers: dict[Waiter, None] = field(default_factory=dict)
     """Those waiters that go on to the next run of the chain."""
     is_dead_letter: bool = False
     timer_ms: int | None = None
@@ -430,7 +430,9 @@ class Execution:
         if not self.status.is_open:
             return None
         due = self.times_out_ms()
-        if self.cancel_due_ms is not None and not self.is_task:
+        if self.is_task:
+            return due
+        if self.cancel_due_ms is not None:
             due = self.cancel_due_ms if due is None else min(due, self.cancel_due_ms)
         if self.task_due_ms is not None and self.task is None and not self.is_replayed:
             due = self.task_due_ms if due is None else min(due, self.task_due_ms)
