@@ -100,6 +100,41 @@ def test_everything_between_two_flushes_is_one_commit_of_the_highest_level() -> 
     assert [(len(batch), level) for batch, _, level in case.writer.waiting] == [(3, SYNCED), (1, WRITTEN)]
 
 
+def test_what_waits_for_the_disk_is_counted_until_it_is_kept_or_lost() -> None:
+    case = Case()
+    assert case.journal.queued_bytes == 0
+    for key in (1, 2):
+        case.put(key, b"x" * 100)
+        case.journal.flush()
+    assert case.journal.queued_bytes > 200
+    case.writer.commit()
+    assert 100 < case.journal.queued_bytes < 200
+    case.writer.fail(DiskFull("no room"))
+    assert case.journal.queued_bytes == 0
+
+
+def test_the_level_is_that_of_the_latest_commit_which_takes_along_what_came_before() -> None:
+    case = Case()
+    assert case.journal.level is SYNCED, "what a store was opened with is on the disk"
+    case.put(1, durability=WRITTEN)
+    assert case.journal.level is WRITTEN
+    case.journal.flush()
+    assert case.journal.level is WRITTEN
+    case.writer.commit()
+    assert case.journal.level is WRITTEN
+    case.put(2, durability=Durability.MEMORY)
+    assert case.journal.level is Durability.MEMORY
+    case.put(3)
+    assert case.journal.level is SYNCED
+    case.journal.flush()
+    case.put(4, durability=WRITTEN)
+    case.journal.flush()
+    case.writer.fail(DiskFull("no room"))
+    case.journal.recover(lambda error: None)
+    case.writer.recovering.pop()(None)
+    assert case.journal.level is SYNCED, "a store that is well again has proven it by a synced commit"
+
+
 def test_the_reader_sees_what_is_on_its_way_before_and_while_and_after_it_is_kept() -> None:
     case = Case()
     case.put(1, b"old")

@@ -15,6 +15,7 @@ from zapconform.cases import (
     messages,
     namespaces,
     push,
+    receipts,
     schedules,
     tasks,
     tasks_extension,
@@ -28,7 +29,7 @@ from zapconform.cases import (
 from zapconform.vector_files import built_in_cases
 
 MODULES = (
-    *(frame, messages, handshake, call, namespaces, push, errors, tasks, tasks_timing, tasks_extension),
+    *(frame, messages, handshake, call, namespaces, push, errors, tasks, tasks_timing, tasks_extension, receipts),
     *(schedules, workflow, workflow_activities, workflow_cancel, workflow_reading),
     *(workflow_replay, http),
 )

@@ -87,9 +87,7 @@ class Namespace:
             owner_email or about.owner_email,
             retention_ms or about.retention_ms,
         )
-        batch = Batch()
-        batch.put(Table.META, (_ABOUT,), msgspec.json.encode(self.about))
-        self.journal.add(batch, SYNCED)
+        self.journal.add(self._about_record(), SYNCED)
 
     def rebuild(self, now_ms: int, live: Iterable[PeerKey]) -> None:
         """After a failed commit, once the store is well: the engine again, from what was kept."""
@@ -99,7 +97,16 @@ class Namespace:
         self._keep(SYNCED)
 
     def _keep(self, durability: Durability) -> None:
-        self.journal.add(self.engine.take_changes(), durability)
+        changes = self.engine.take_changes()
+        if changes is None and durability > self.journal.level:
+            # A repeat that asks for more than the first call: nothing is new, and yet it has to reach the disk.
+            changes = self._about_record()
+        self.journal.add(changes, durability)
+
+    def _about_record(self) -> Batch:
+        batch = Batch()
+        batch.put(Table.META, (_ABOUT,), msgspec.json.encode(self.about))
+        return batch
 
 
 class Namespaces:

@@ -32,8 +32,12 @@ from zapserver.stores import Stores
 from zapserver.sweeping import Sweeper
 from zapserver.timer import Timer
 from zaptasks.groups import unwrapped
+from zapwire.handshake import Capability
 from zapwire.link_group import LinkLimits
 from zapwire.listener import open_listener
+
+CAPABILITIES = Capability.CBOR_BODIES | Capability.RECEIPTS
+"""What the server can do beyond v1, with peers that can do it too."""
 
 log = structlog.get_logger("zapserver")
 
@@ -86,6 +90,7 @@ async def open_server(
                         settings.zap.port,
                         dispatcher,
                         node_id=settings.node_id,
+                        capabilities=CAPABILITIES,
                         details={"sdk": "zapserver", "version": version("zaptasks")},
                         ssl_context=ssl_context,
                         limits=LinkLimits(unanswered_calls=bounds.calls_in_flight_max),

@@ -237,7 +237,12 @@ OPCODES: Final = (
     ),
     _call(Op.DESCRIBE_NAMESPACE, "name? namespace?", "namespaceInfo config namespace"),
     _call(Op.LIST_NAMESPACES, _PAGE, "namespaces next_page_token?"),
-    _call(Op.HEALTH, "", "service status namespace"),
+    _call(
+        Op.HEALTH,
+        "",
+        "service status namespace durability? store? queued_bytes? refused?",
+        "what follows namespace is ours",
+    ),
     _call(
         Op.AWAIT_EXECUTION,
         _RUN + " follow?",

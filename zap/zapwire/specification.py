@@ -75,6 +75,25 @@ _CAPABILITY_TEXTS = {
     Capability.STREAMS: "takes payloads in pieces",
 }
 
+_RECEIPTS = """## Receipts
+
+Each request that changes something may carry `durability`, in its JSON body or in the options of 0x50 and 0x51: what
+its answer waits for. Another word is refused with 400. Without the key it is the most that the server can do.
+
+| receipt | durability | the change is |
+|---|---|---|
+| 1 | `memory` | made; gone with the server's process |
+| 2 | `written` | with the operating system: survives the process, not the loss of power |
+| 3 | `synced` | on the disk |
+
+Between peers that both have RECEIPTS the answer says which one was reached, in the field `receipt` of its root object:
+at 20 in an envelope and in the acknowledgement of a respond frame, at 12 in the answer to 0x50 and 0x51. It is less
+than was asked for where the server keeps less, and that is no error. 0 says nothing: refusals, answers to requests that
+only look, and answers that come when something has happened later (0x91, 0x9A) have none, and towards a peer without
+RECEIPTS the field is always 0. The key is read from every peer. Over HTTP the level stands in the answer's JSON as
+`durability`.
+"""
+
 _RULINGS = """## Where Go's client and Go's server disagree
 
 One server serves both; the fields of the request tell them apart and the answer carries both shapes.
@@ -156,7 +175,8 @@ def specification() -> str:
         _table(
             ("number", "name", "direction", "kind", "request", "response", "since", "served", "note"), opcode_table()
         ),
-        "\n" + _RULINGS,
+        "\n" + _RECEIPTS,
+        _RULINGS,
         _COMMANDS,
     ]
     return "\n".join(parts)
