@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -202,4 +202,4 @@ def new_id() -> str:
 
     Ids that begin with the time land on the same few pages of the store's tree, random ones on a page each.
     """
-    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
