@@ -139,7 +139,7 @@ def test_a_port_in_use_is_one_clear_line_and_status_1(flag: str) -> None:
         (["--zap-port", "-1"], "is not an address"),
         (["--http", "localhost"], "is not an address"),
         (["--zap-port", "0.0.0.0:0"], "--allow-anonymous"),
-        (["--data", "./tasks-data"], "keeps nothing on disk"),
+        (["--data", ""], "name a directory, or :memory: to keep nothing"),
         (["--namespace", "a/b"], "invalid namespace"),
         (["--node-id", "x" * 61], "1 to 60 bytes"),
         (["--log-level", "loud"], "'debug', 'info', 'warning', 'error'"),
@@ -153,9 +153,7 @@ def test_a_flag_that_cannot_be_used_is_refused_with_advice(args: list[str], advi
     assert advice in result.output
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("TASKSD_DATA_DIR", "/data"), ("TASKSD_REQUIRE_IDENTITY", "true"), ("TASKSD_JWKS_URL", "x")]
-)
+@pytest.mark.parametrize(("name", "value"), [("TASKSD_REQUIRE_IDENTITY", "true"), ("TASKSD_JWKS_URL", "x")])
 def test_what_the_environment_asks_for_is_never_silently_left_out(name: str, value: str) -> None:
     result = CliRunner().invoke(main, ["serve", *ANY_PORTS], env={name: value})
     assert result.exit_code == 2
@@ -206,7 +204,9 @@ def test_serve_without_the_server_extra_says_what_to_install(missing: str) -> No
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["workflow"], ["schedule"], ["dead-letters"], ["serve"], ["now"], ["inspect"]])
+@pytest.mark.parametrize(
+    "command", [[], ["workflow"], ["schedule"], ["dead-letters"], ["serve"], ["now"], ["inspect"], ["backup"]]
+)
 def test_every_command_has_help(command: list[str]) -> None:
     result = CliRunner().invoke(main, [*command, "--help"])
     assert result.exit_code == 0
@@ -267,7 +267,7 @@ class Invoke:
 
 
 def test_health(invoke: Invoke) -> None:
-    assert invoke.json("health") == {"service": "tasks", "status": "ok", "namespace": "default"}
+    assert invoke.json("health") == {"service": "tasks", "status": "ok", "namespace": "default", "refused": {}}
     assert "status     ok" in invoke.ok("health")
 
 
@@ -372,6 +372,66 @@ def test_schedule_commands(invoke: Invoke) -> None:
     invoke.ok("schedule", "delete", "nightly")
     assert "schedule not found" in invoke.refused("schedule", "describe", "nightly")
     assert invoke.ok("schedule", "list") == "no schedules"
+
+
+def test_a_schedule_says_all_that_it_was_made_of(invoke: Invoke) -> None:
+    made = invoke.json(
+        *("schedule", "add", "full", "1h", "greet", "--also", "0 3 * * *", "--also", "90m", "--phase", "15m"),
+        *("--timezone", "Europe/Berlin", "--start", "2030-01-01", "--end", "2031-01-01T00:00:00+01:00"),
+        *("--jitter", "5s", "--overlap", "buffer-all", "--catchup", "10m", "--max-runs", "7", "--pause-on-failure"),
+    )
+    assert isinstance(made, dict)
+    assert made["spec"] == ["0 3 * * *", "1h0m0s + 15m0s", "1h30m0s + 15m0s"]
+    assert (made["start"], made["end"]) == ("2030-01-01T00:00:00Z", "2030-12-31T23:00:00Z")
+    assert (made["jitter"], made["catchup"], made["remaining"]) == ("5s", "10m0s", 7)
+    assert (made["overlap"], made["pause_on_failure"], made["timezone"]) == ("buffer-all", True, "Europe/Berlin")
+    described = invoke.json("schedule", "describe", "full")
+    assert isinstance(described, dict)
+    assert (described["state"], described["buffered"], len(described["next"])) == ("active", 0, 7)
+    invoke.ok("schedule", "delete", "full")
+
+
+def test_the_times_of_a_schedule_and_a_dry_run(invoke: Invoke) -> None:
+    invoke.ok("schedule", "add", "morning", "30 4 * * *", "greet", "--paused")
+    times = invoke.json("schedule", "times", "morning", "2026-06-01", "2026-06-03T00:00:00Z")
+    assert times == [{"time": "2026-06-01T04:30:00Z"}, {"time": "2026-06-02T04:30:00Z"}]
+    assert "2026-06-01 04:30:00" in invoke.ok("schedule", "times", "morning", "2026-06-01", "2026-06-02")
+    assert invoke.ok("schedule", "times", "morning", "2026-06-01", "2026-06-01") == "no times"
+    assert "before its start" in invoke.refused("schedule", "times", "morning", "2026-06-02", "2026-06-01")
+    invoke.ok("schedule", "delete", "morning")
+    dry = invoke.json("schedule", "add", "dry", "1h", "greet", "--phase", "0s", "--dry-run")
+    assert isinstance(dry, list)
+    assert len(dry) in (24, 25)
+    assert "schedule not found" in invoke.refused("schedule", "describe", "dry")
+
+
+def test_a_backfill_runs_the_times_of_the_past(invoke: Invoke) -> None:
+    invoke.ok("schedule", "add", "hourly", "0 * * * *", "greet", '{"name": "eve"}', "--paused")
+    made = invoke.json("schedule", "backfill", "hourly", "2026-01-01T00:00:00Z", "2026-01-01T02:30:00Z")
+    assert made == {"schedule_id": "hourly", "slots": 3}
+    for hour in range(3):
+        assert invoke.ok("workflow", "result", f"hourly-2026-01-01T0{hour}:00:00Z") == '"hello eve"'
+    described = invoke.json("schedule", "describe", "hourly")
+    assert isinstance(described, dict)
+    assert (described["fired"], described["recent"][0]) == (3, "hourly-2026-01-01T00:00:00Z")
+    assert "1000 slots" in invoke.refused("schedule", "backfill", "hourly", "2020-01-01", "2026-01-01")
+    invoke.ok("schedule", "delete", "hourly")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        ("--phase", "5m"),
+        ("--phase", "-5m"),
+        ("--jitter", "soon"),
+        ("--start", "yesterday"),
+        ("--max-runs", "0"),
+        ("--overlap", "sometimes"),
+        ("--also", "0s"),
+    ],
+)
+def test_an_option_that_means_nothing_is_a_usage_error(invoke: Invoke, bad: tuple[str, str]) -> None:
+    assert invoke("schedule", "add", "bad", "0 3 * * *", "greet", *bad).exit_code == 2
 
 
 def test_a_schedule_can_start_a_workflow(invoke: Invoke) -> None:

@@ -17,6 +17,7 @@ import zaptasks
 from zaptasks import (
     AsyncClient,
     CallFailed,
+    Every,
     RetryPolicy,
     ScheduleSpec,
     StartTask,
@@ -262,6 +263,56 @@ async def test_the_life_of_a_schedule() -> None:
         with pytest.raises(CallFailed) as caught:
             await client.describe_schedule("often")
         assert caught.value.status == 404
+
+
+async def test_everything_that_a_schedule_can_be_told() -> None:
+    async with client_of_real_server() as (client, _):
+        spec = ScheduleSpec(interval=3600, phase=timedelta(minutes=15), intervals=[Every(7200, 0), Every(5400)])
+        action = StartWorkflow(
+            "sweep", run_timeout=60, execution_timeout=90, memo={"team": "a"}, search_attributes={"Customer": "ada"}
+        )
+        made = await client.create_schedule(
+            "full", spec, action, overlap="BufferAll", catchup_window=600, pause_on_failure=True, remaining_actions=3
+        )
+        assert (made.spec.phase_ms, [item.phase_ms for item in made.spec.intervals]) == (900_000, [0, None])
+        assert (made.overlap_policy, made.catchup_window_ms, made.pause_on_failure) == ("buffer-all", 600_000, True)
+        assert (made.action.memo, made.action.search_attributes) == ({"team": "a"}, {"Customer": "ada"})
+        changed = await client.update_schedule("full", overlap="terminate-other", remaining_actions=2)
+        assert (changed.overlap_policy, changed.remaining_actions, changed.pause_on_failure) == (
+            "terminate-other",
+            2,
+            True,
+        )
+        info = (await client.describe_schedule("full")).info
+        assert (info.state, info.remaining_actions, len(info.next_action_times)) == ("active", 2, 2)
+        first = await client.trigger_schedule("full")
+        assert first is not None
+        assert await client.trigger_schedule("full") is not None
+        info = (await client.describe_schedule("full")).info
+        assert info.recent_actions[0].workflow_id == first.workflow_id
+        assert (info.running_count, info.action_count) == (1, 2)
+        for number in (0, -1):
+            with pytest.raises(ValueError, match="remaining_actions"):
+                await client.update_schedule("full", remaining_actions=number)
+
+
+async def test_a_backfill_and_the_times_of_a_range() -> None:
+    async with client_of_real_server() as (client, _):
+        task = StartTask("audit", start_to_close=5, memo={"why": "late"})
+        await client.create_schedule("nightly", "0 3 * * *", task, paused=True)
+        start, end = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 3, 12, tzinfo=UTC)
+        times = [datetime(2026, 1, day, 3, tzinfo=UTC) for day in (1, 2, 3)]
+        assert await client.schedule_times("nightly", start, end) == times
+        assert await client.schedule_times(ScheduleSpec(cron=["0 3 * * *"]), start, end) == times
+        assert await client.backfill_schedule("nightly", start, end, overlap="allow", request_id="r") == 3
+        assert await client.backfill_schedule("nightly", start, end, overlap="allow", request_id="r") == 3
+        info = (await client.describe_schedule("nightly")).info
+        assert [run.schedule_time for run in info.recent_actions] == times
+        assert (info.state, info.action_count) == ("paused", 3)
+        with pytest.raises(ValueError, match="time zone"):
+            await client.backfill_schedule("nightly", datetime(2026, 1, 1), end)
+        with pytest.raises(CallFailed, match="before its start"):
+            await client.schedule_times("nightly", end, start)
 
 
 async def test_namespaces_are_apart() -> None:

@@ -22,8 +22,19 @@ STOP_SECONDS_MAX = 10
 @contextlib.contextmanager
 def serving() -> Iterator[Target]:
     """A server of our own in a process of its own; its addresses come from the line that it prints."""
-    command = [sys.executable, "-m", "zapserver.cli", "serve", "--zap-port", "0", "--http", "127.0.0.1:0"]
-    with subprocess.Popen([*command, "--data", ":memory:"], stdout=subprocess.PIPE, text=True) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "zapserver.cli",
+        "serve",
+        "--zap-port",
+        "0",
+        "--http",
+        "127.0.0.1:0",
+        "--data",
+        ":memory:",
+    ]
+    with subprocess.Popen([*command], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             words = process.stdout.readline().split()

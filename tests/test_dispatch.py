@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from zapserver.dispatch import Dispatcher
+from zapserver.engine.limits import PAYLOAD_BYTES_MAX
 from zapserver.namespaces import Namespaces
-from zapserver.requests import PAYLOAD_BYTES_MAX
 from zapwire.body import decode_cbor, encode_cbor
 from zapwire.envelope import (
     FLAG_CBOR,
@@ -24,6 +24,7 @@ from zapwire.envelope import (
 from zapwire.errors import ConnectionLost
 from zapwire.failure import Failure, encode_failure
 from zapwire.frame import FRAME_BYTES_MAX
+from zapwire.handshake import Capability
 from zapwire.opcodes import OPCODES, Op
 
 
@@ -32,6 +33,7 @@ class FakeLink:
 
     def __init__(self, node_id: str) -> None:
         self.node_id = node_id
+        self.capabilities = Capability(0)
         self.outbox_bytes = 0
         self.when_read: list[Any] = []
         self.replies: dict[int, bytes] = {}

@@ -27,7 +27,7 @@ def _signal(started: c.Started, name: str = "go") -> c.SignalExecution:
 def test_a_signal_is_recorded_and_refused_after_the_end() -> None:
     d, started = with_a_holder()
     d.step(_signal(started))
-    event = d.execution(started).history[-1]
+    event = d.events(started)[-1]
     assert event.type is EventType.EXECUTION_SIGNALED
     assert (event.attributes["signalName"], value(event.attributes["input"])) == ("go", 1)
     d.refused(_signal(started, ""), Invalid)
@@ -104,13 +104,13 @@ def test_cancel_with_a_holder_asks_it_again_each_time_and_waits_for_its_word() -
     assert d.status(started) is Status.CANCELING
     (request,) = d.cancels(1)
     assert (request.run_id, request.reason, request.identity) == (started.run_id, "enough", "me")
-    length = len(d.execution(started).history)
+    length = len(d.events(started))
     d.cancel(started, "really")
-    assert len(d.execution(started).history) == length
+    assert len(d.events(started)) == length
     assert [request.reason for request in d.cancels(1)] == ["enough", "enough"]
     d.answer(d.run(), CANCELED)
     assert d.status(started) is Status.CANCELED
-    assert d.execution(started).history[-1].attributes["reason"] == "enough"
+    assert d.events(started)[-1].attributes["reason"] == "enough"
 
 
 def test_a_canceled_workflow_may_still_work_and_complete() -> None:
@@ -192,7 +192,7 @@ def test_the_worker_may_give_its_own_reason_for_canceling() -> None:
     given = c.Payload(failure("out of stock", "CanceledError"))
     d.answer(d.run(), WorkflowCommand(kind=WorkflowCommandKind.CANCEL, payload=given))
     assert d.status(started) is Status.CANCELED
-    assert d.execution(started).history[-1].attributes["reason"] == "out of stock"
+    assert d.events(started)[-1].attributes["reason"] == "out of stock"
 
 
 # --- timeouts, retries, cron ---------------------------------------------------------------------------
@@ -228,12 +228,12 @@ def test_a_retry_policy_starts_new_runs_after_the_backoff() -> None:
     d.subscribe_workflows(1)
     policy = RetryPolicy(initial_interval_ms=1_000, maximum_attempts=3)
     first = d.start(workflow_id="w", retry=policy)
-    assert "attempt" not in d.execution(first).history[0].attributes
+    assert "attempt" not in d.events(first)[0].attributes
     waits = []
     for attempt in (1, 2):
         d.fail_run(d.run())
         following = d.views.execution("w")
-        assert following.attempt == following.history[0].attributes["attempt"] == attempt + 1
+        assert following.attempt == d.engine._state.events(following)[0].attributes["attempt"] == attempt + 1
         (waiting,) = d.views.explain("w")
         assert waiting.reason == f"attempt {attempt + 1} backs off"
         failed_ms = d.now_ms
@@ -341,7 +341,7 @@ def test_reset_ends_the_run_and_starts_again_from_its_input_with_its_history_so_
     assert d.status(started) is Status.TERMINATED
     assert again.workflow_id == started.workflow_id
     assert d.history(again) == ["STARTED", "SIGNALED", "RESET"]
-    assert d.execution(again).history[-1].attributes["baseRunId"] == started.run_id
+    assert d.events(again)[-1].attributes["baseRunId"] == started.run_id
     assert (d.run().run_id, value(d.run().input)) == (again.run_id, ["in"])
     d.call(d.run())
     assert len(d.tasks(5)) == 2, "the new run asks for itself"

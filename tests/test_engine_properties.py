@@ -16,6 +16,8 @@ from zapserver.engine import (
     children,
     decisions,
     registry,
+    schedule_runs,
+    schedules,
     updates,
     wakeups,
     workflow_tasks,
@@ -25,7 +27,7 @@ from zapserver.engine import commands as c
 from zapserver.engine.commands import ActivityTimeouts
 from zapserver.engine.errors import EngineError
 from zapserver.engine.queues import TaskQueue
-from zapserver.engine.records import ActivityState, Execution, QueuedTask, Subscription
+from zapserver.engine.records import ActivityState, Execution, QueuedTask, Schedule, Subscription
 from zapserver.engine.retry import RetryPolicy
 from zapserver.engine.state import State
 from zapserver.engine.timers import Timers
@@ -233,6 +235,19 @@ REPLAY_FAULTS = [
     *(_lose_the_news, _tell_no_parent, _forget_children, _keep_updates_out, _leave_timers_behind),
     _apply_before_the_check,
 ]
+
+
+def _forget_what_waits_for_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule_runs, "_start_buffered", lambda s, schedule, now_ms: True)
+
+
+def _act_on_a_slot_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = schedules._plan
+
+    def repeat(s: State, schedule: Schedule, next_ms: int | None, now_ms: int) -> None:
+        plan(s, schedule, schedule.last_slot_ms or next_ms, now_ms)
+
+    monkeypatch.setattr(schedules, "_plan", repeat)
 
 
 @pytest.mark.parametrize(

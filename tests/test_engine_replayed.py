@@ -72,7 +72,7 @@ def test_what_comes_while_a_task_is_out_is_recorded_at_once_and_leads_to_the_nex
     assert len(d.runs()) == 1
     d.answer(d.run())
     assert (d.run().previous_event_id, ids(d.run())) == (1, [2, 3, 4])
-    assert d.execution(started).history[3].attributes["seenEventId"] == 1
+    assert d.events(started)[3].attributes["seenEventId"] == 1
     d.answer(d.run())
     assert len(d.runs()) == 2
 
@@ -207,7 +207,7 @@ def test_a_timer_fires_and_wakes_the_workflow() -> None:
     assert words(d.run())[-1] == "TIMER_FIRED"
     fired = d.run().history[-1].attributes
     assert fired == {"startedEventId": 3, "commandId": "0.1"}
-    assert d.execution(started).history[2].attributes == {"commandId": "0.1", "fireAfterMs": 60_000}
+    assert d.events(started)[2].attributes == {"commandId": "0.1", "fireAfterMs": 60_000}
 
 
 def test_a_stopped_timer_does_not_fire_and_one_that_fired_cannot_be_stopped() -> None:
@@ -224,7 +224,7 @@ def test_an_activity_is_scheduled_and_its_end_wakes_the_workflow() -> None:
     d, started = with_a_replayed_run(1, ACTIVITY)
     task = d.task(5)
     assert (task.activity_type, value(task.input)) == ("charge", [7])
-    scheduled = d.execution(started).history[2].attributes
+    scheduled = d.events(started)[2].attributes
     assert (scheduled["commandId"], scheduled["activityId"]) == ("0.2", task.activity_id)
     d.complete(task, "paid")
     assert words(d.run())[-1] == "ACTIVITY_TASK_COMPLETED"
@@ -283,7 +283,7 @@ def test_markers_and_attributes_are_kept() -> None:
     execution = d.execution(started)
     assert execution.search_attributes == {"kept": 2, "stage": "two"}
     assert value(execution.memo) == "m"
-    marker, upserted = execution.history[-2:]
+    marker, upserted = d.events(started)[-2:]
     assert (marker.attributes["commandId"], value(marker.attributes["details"])) == ("1", 4)
     assert upserted.attributes["searchAttributes"] == {"stage": "two", "old": None}
     assert len(d.runs()) == 1, "neither is news to the worker that said so"
@@ -580,7 +580,7 @@ def test_continue_as_new_closes_the_run_and_begins_the_next_in_the_same_step() -
     d.answer(d.run(), c.ContinueAsNewCommand(input=payload("next"), memo=payload("m")))
     old = d.execution(first)
     assert d.status(first) is Status.CONTINUED_AS_NEW
-    assert d.execution(first).history[-1].attributes == {"newRunId": old.new_run_id}
+    assert d.events(first)[-1].attributes == {"newRunId": old.new_run_id}
     new = d.views.execution(first.workflow_id)
     assert (new.run_id, new.first_start_ms, new.attempt) == (old.new_run_id, START_MS, 1)
     assert (value(new.input), value(new.memo), new.type) == ("next", "m", "Order")

@@ -154,7 +154,7 @@ def test_signals_that_came_after_the_point_are_recorded_again() -> None:
             d.signal(started, input=number)
         again = reset(d, started, 2)
         assert d.history(again) == ["STARTED", "SIGNALED", "RESET", "SIGNALED", "SIGNALED"]
-        signals = [event for event in d.execution(again).history if event.type.value.endswith("SIGNALED")]
+        signals = [event for event in d.events(again) if event.type.value.endswith("SIGNALED")]
         assert [value(event.attributes["input"]) for event in signals] == [1, 2, 3]
 
 
@@ -188,7 +188,7 @@ def test_children_go_with_the_new_run() -> None:
     d.answer(d.run(), *kids)
     later = c.StartChildCommand(id="later", type="Kid", workflow_id="later")
     d.answer(d.run(), later)
-    point = next(event.event_id for event in d.execution(parent).history if event.attributes.get("seenEventId") == 4)
+    point = next(event.event_id for event in d.events(parent) if event.attributes.get("seenEventId") == 4)
     d.terminate(c.Started(workflow_id="closed", run_id=""))
     again = reset(d, parent, point - 1)
     assert d.views.execution("open").status is Status.RUNNING
@@ -196,7 +196,7 @@ def test_children_go_with_the_new_run() -> None:
     assert link is not None
     assert link.run_id == again.run_id
     assert d.views.execution("later").status is Status.TERMINATED, "it is not of the new run"
-    assert [event.type.value for event in d.execution(again).history][-2:] == [
+    assert [event.type.value for event in d.events(again)][-2:] == [
         "WORKFLOW_EXECUTION_RESET",
         "CHILD_WORKFLOW_TERMINATED",
     ]
@@ -212,10 +212,10 @@ def test_a_child_that_is_reset_stays_the_child_of_its_parent() -> None:
     d.answer(d.run(), c.StartChildCommand(id="kid", type="Kid", workflow_id="kid"))
     kid = d.views.execution("kid")
     again = reset(d, c.Started(workflow_id="kid", run_id=kid.run_id), 1)
-    told = [event.type.value for event in d.views.execution("parent").history]
+    told = [event.type.value for event in d.events(c.Started(workflow_id="parent", run_id=""))]
     assert "CHILD_WORKFLOW_TERMINATED" not in told
     d.finish(d.run())
-    closing = d.views.execution("parent").history[-1]
+    closing = d.events(c.Started(workflow_id="parent", run_id=""))[-1]
     assert (closing.type.value, closing.attributes["runId"]) == ("CHILD_WORKFLOW_COMPLETED", again.run_id)
 
 
@@ -229,7 +229,7 @@ def test_a_child_that_was_forgotten_is_told_as_lost() -> None:
     for _ in range(2):
         d.terminate(d.start("Other"))
     again = reset(d, parent, point)
-    event = d.execution(again).history[-1]
+    event = d.events(again)[-1]
     assert event.type.value == "CHILD_WORKFLOW_TERMINATED"
     assert b"forgotten" in bytes(event.attributes["failure"])
 

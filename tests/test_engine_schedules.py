@@ -23,7 +23,7 @@ from zapserver.engine import commands as c
 from zapserver.engine.commands import Action, Overlap, ScheduleSpec
 from zapserver.engine.errors import Invalid, LimitReached, NotFound
 from zapserver.engine.executions import rfc3339
-from zapserver.engine.schedules import MISSED_COUNTED_MAX
+from zapserver.engine.slots import MATCHING_TIMES_MAX, MISSED_COUNTED_MAX
 
 
 def _ms(text: str) -> int:
@@ -83,19 +83,6 @@ def test_a_schedule_can_start_workflows() -> None:
     assert d.run().workflow_id == "nightly-2026-01-01T00:00:01Z"
 
 
-def test_slots_that_passed_unnoticed_are_made_up_for_once_and_the_others_counted() -> None:
-    d = _with_worker()
-    schedule = d.schedule(every(1_000))
-    d.jump(5_500)
-    assert [task.workflow_id for task in d.tasks(1)] == [f"report-{rfc3339(START_MS + 5_000)}"]
-    assert (schedule.missed, schedule.action_count) == (4, 1)
-    d.advance(500)
-    assert len(d.tasks(1)) == 2
-    d.jump(DAY_MS)
-    assert schedule.missed == 4 + DAY_MS // 1_000 - 1
-    assert len(d.tasks(1)) == 3
-
-
 def test_cron_fires_at_its_times_in_its_zone() -> None:
     d = _with_worker()
     d.schedule(ScheduleSpec(cron=("30 9 * * *",), timezone="Europe/Berlin"))
@@ -140,6 +127,7 @@ def test_missed_cron_slots_are_counted_and_the_latest_is_acted_on() -> None:
     assert schedule.missed == 9
     assert schedule.next_ms == START_MS + 11 * MINUTE_MS
     d.jump(2 * MINUTE_MS - 30_000)
+    assert schedule.missed == 9
     assert d.task().workflow_id == "report-2026-01-01T00:12:00Z", "a slot that is due this very millisecond counts"
 
 
@@ -203,6 +191,59 @@ def test_the_next_slots_can_be_seen() -> None:
     assert d.views.next_slots(schedule, START_MS, 0) == []
 
 
+def test_an_interval_with_a_phase_fires_at_its_multiples_since_the_epoch_and_the_phase() -> None:
+    d = _with_worker()
+    d.advance(123)
+    d.schedule(ScheduleSpec(interval_ms=HOUR_MS, phase_ms=15 * MINUTE_MS), id="quarter past")
+    d.schedule(ScheduleSpec(interval_ms=40 * MINUTE_MS, phase_ms=0), id="on the grid")
+    d.advance(2 * HOUR_MS)
+    assert [ms / MINUTE_MS for ms in _fired(d)] == [15, 40, 75, 80, 120], "the year began at a multiple of 40 minutes"
+
+
+def test_several_intervals_each_count_in_their_own_way() -> None:
+    d = _with_worker()
+    d.advance(100)
+    d.schedule(ScheduleSpec(interval_ms=1_000, intervals=((1_000, 300), (1_500, None))))
+    d.advance(3_000)
+    assert _fired(d) == [300, 1_100, 1_300, 1_600, 2_100, 2_300, 3_100], "3_100 is of two of them, and fires once"
+
+
+def test_the_times_of_a_range_include_its_ends_and_are_bounded() -> None:
+    d = Driver()
+    d.schedule(every(1_000))
+    assert d.views.matching_times("report", START_MS + 1_000, START_MS + 3_000) == [
+        START_MS + 1_000,
+        START_MS + 2_000,
+        START_MS + 3_000,
+    ]
+    assert d.views.matching_times("report", START_MS + 1_001, START_MS + 1_002) == []
+    assert len(d.views.matching_times("report", START_MS, START_MS + DAY_MS)) == MATCHING_TIMES_MAX
+    with pytest.raises(Invalid, match="before its start"):
+        d.views.matching_times("report", START_MS, START_MS - 1)
+    for start_ms, end_ms in ((-1, 5), (5, 10**18)):
+        with pytest.raises(Invalid, match="since the epoch"):
+            d.views.matching_times("report", start_ms, end_ms)
+    with pytest.raises(NotFound):
+        d.views.matching_times("ghost", 0, 1)
+
+
+def test_a_hundred_expressions_that_agree_are_shown_for_a_shorter_time() -> None:
+    d = Driver()
+    cron = tuple(f"{minute} 3 * * *" for minute in ["0", "00", "000"] * 33)
+    shown = d.views.matching_times_of(ScheduleSpec(cron=cron), START_MS, START_MS, START_MS + 1_000 * DAY_MS)
+    assert shown == [START_MS + 3 * HOUR_MS + day * DAY_MS for day in range(101)]
+
+
+def test_the_times_of_a_spec_that_is_not_saved_are_those_that_it_would_have() -> None:
+    d = Driver()
+    spec = ScheduleSpec(interval_ms=HOUR_MS)
+    found = d.views.matching_times_of(spec, START_MS + 5, START_MS, START_MS + 3 * HOUR_MS)
+    assert found == [START_MS + HOUR_MS + 5, START_MS + 2 * HOUR_MS + 5]
+    with pytest.raises(Invalid, match="could never fire"):
+        d.views.matching_times_of(ScheduleSpec(), START_MS, START_MS, START_MS)
+    assert d.views.schedules() == []
+
+
 # --- what is refused -----------------------------------------------------------------------------------
 
 
@@ -219,6 +260,12 @@ def test_the_next_slots_can_be_seen() -> None:
         (ScheduleSpec(cron=("* * * * *",), timezone="Mars/Olympus"), "Mars/Olympus"),
         (ScheduleSpec(cron=("* * * * *",) * 101), "101 cron expressions"),
         (ScheduleSpec(interval_ms=1_000, jitter_ms=-1), "jitter of -1 ms"),
+        (ScheduleSpec(interval_ms=1_000, phase_ms=1_000), "phase of 1000 ms in an interval of 1000 ms"),
+        (ScheduleSpec(interval_ms=1_000, phase_ms=-1), "phase of -1 ms"),
+        (ScheduleSpec(cron=("* * * * *",), phase_ms=5), "without an interval"),
+        (ScheduleSpec(intervals=((1_000, None), (0, None))), "interval of 0 ms"),
+        (ScheduleSpec(interval_ms=1_000, intervals=((1_000, 2_000),)), "phase of 2000 ms"),
+        (ScheduleSpec(intervals=((1_000, None),) * 101), "101 intervals"),
         (ScheduleSpec(interval_ms=1_000, end_ms=START_MS - 1), "ends before it can fire"),
         (ScheduleSpec(interval_ms=1_000, end_ms=START_MS + 999), "ends before it can fire"),
         (ScheduleSpec(interval_ms=1_000, start_ms=START_MS + 9_000, end_ms=START_MS + 8_000), "ends before"),

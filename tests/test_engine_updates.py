@@ -41,7 +41,7 @@ def test_an_update_wakes_the_workflow_which_accepts_and_completes_it() -> None:
     d.answer(d.run(), c.CompleteUpdateCommand(update_id="u", result=payload({"ok": 1})))
     assert value(answered(d, "second").result) == {"ok": 1}
     assert d.history(started)[-3:] == ["SIGNALED", "WORKFLOW_TASK_COMPLETED", "UPDATE_COMPLETED"]
-    accepted = next(event for event in d.execution(started).history if event.type.value.endswith("UPDATE_ACCEPTED"))
+    accepted = next(event for event in d.events(started) if event.type.value.endswith("UPDATE_ACCEPTED"))
     assert (accepted.attributes["updateId"], accepted.attributes["name"]) == ("u", "set")
 
 
@@ -189,7 +189,7 @@ def test_updates_are_bounded() -> None:
     assert "wait to be accepted" in d.refused(update("v"), LimitReached)
     d.refused(update("u", "a"), Conflict)
     d.update(started, "b", id="u")
-    assert "the limit" in d.refused(update("u"), LimitReached)
+    assert "as many as" in d.refused(update("u"), LimitReached)
     d.answer(d.run(), c.AcceptUpdateCommand(update_id="u"), c.CompleteUpdateCommand(update_id="u"))
     assert "took 1 updates" in d.refused(update("v"), LimitReached)
 

@@ -9,8 +9,9 @@ from zapserver.engine import Limits
 from zapserver.engine import commands as c
 from zapserver.engine.commands import Status
 from zapserver.engine.effects import Closed
-from zapserver.engine.errors import Conflict, LimitReached, NotFound
+from zapserver.engine.errors import Conflict, Invalid, LimitReached, NotFound
 from zapserver.engine.retry import RetryPolicy
+from zapserver.engine.views import LOOKED_AT_MAX
 
 FEW = RetryPolicy(initial_interval_ms=1_000, maximum_interval_ms=4_000, maximum_attempts=3)
 ENDLESS = RetryPolicy(initial_interval_ms=1, maximum_interval_ms=1, maximum_attempts=0)
@@ -105,7 +106,40 @@ def test_executions_are_listed_newest_first_in_pages() -> None:
         if not after:
             break
     assert seen == runs[::2][::-1]
-    assert d.views.executions(lambda _: True, after="gone") == ([], "")
+    for after in ("gone", "open:", "closed:1", "open:1:2", "open:٣"):
+        with pytest.raises(Invalid, match="is not where a page ends"):
+            d.views.executions(lambda _: True, after=after)
+
+
+def test_closed_executions_are_listed_behind_the_open_ones_the_latest_end_first() -> None:
+    d = Driver()
+    d.subscribe(1)
+    runs = [d.submit(retry=RetryPolicy(maximum_attempts=1)) for _ in range(6)]
+    first, second, third = d.tasks(1)[:3]
+    for ms, task in ((5, second), (10, first)):
+        d.jump(ms)
+        d.complete(task)
+    d.jump(1)
+    d.fail(third)
+    listed: list[str] = []
+    after = ""
+    while True:
+        page, after = d.views.executions(lambda _: True, after=after, limit=1)
+        listed += [execution.run_id for execution in page]
+        if not after:
+            break
+    assert listed == [runs[at].run_id for at in (5, 4, 3, 2, 0, 1)]
+
+
+def test_a_page_looks_at_a_bounded_number_and_goes_on_behind_them() -> None:
+    d = Driver(watch=False)
+    wanted = d.submit("needle")
+    for _ in range(LOOKED_AT_MAX):
+        d.submit("hay")
+    page, after = d.views.executions(lambda execution: execution.type == "needle")
+    assert (page, bool(after)) == ([], True)
+    page, after = d.views.executions(lambda execution: execution.type == "needle", after=after)
+    assert ([execution.run_id for execution in page], after) == ([wanted.run_id], "")
 
 
 def test_history_is_paged_forwards_and_backwards_with_ids_from_one() -> None:
@@ -113,7 +147,7 @@ def test_history_is_paged_forwards_and_backwards_with_ids_from_one() -> None:
     d.subscribe(1)
     started = d.submit()
     d.complete(d.task())
-    length = len(d.execution(started).history)
+    length = len(d.events(started))
     assert length == 5
     page, cursor = d.views.history(started.workflow_id, limit=2)
     assert ([event.event_id for event in page], cursor) == ([1, 2], 2)

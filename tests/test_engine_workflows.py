@@ -53,9 +53,10 @@ def test_a_workflow_waits_for_a_worker_and_the_ids_are_made_when_none_is_given()
 
 def test_a_made_id_that_is_taken_by_chance_gets_longer() -> None:
     d = Driver()
-    first = d.step(c.StartWorkflow(type="Order", run_id="abcdefgh-1"))
-    second = d.step(c.StartWorkflow(type="Order", run_id="abcdefgh-2"))
-    assert (first.workflow_id, second.workflow_id) == ("order-abcdefgh", "order-abcdefgh-2")
+    run_id = "abcdefghijklmnopqrstuvwx"
+    first = d.step(c.StartWorkflow(type="Order", run_id=f"{run_id}-1"))
+    second = d.step(c.StartWorkflow(type="Order", run_id=f"{run_id}-2"))
+    assert (first.workflow_id, second.workflow_id) == (f"order-{run_id}", f"order-{run_id}-2")
 
 
 def test_an_activity_waits_for_its_worker_and_the_failure_is_pushed_too() -> None:

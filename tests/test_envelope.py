@@ -117,7 +117,7 @@ def test_any_legal_arrangement_decodes(before: bytes, body: bytes, error: str) -
     inner = builder.start_object(16)
     inner.set_text(0, error)
     inner.finish()
-    root = builder.start_object(20)
+    root = builder.start_object(24)
     root.set_list(0, blob + len(before) if body else 0, len(body))
     root.set_uint32(8, 418)
     root.set_text(12, error)
@@ -206,7 +206,7 @@ def _check_against_the_general_reading(sent: bytes) -> None:
         return
     root = parsed.root()
     assert decode_envelope(sent) == Envelope(
-        parsed.opcode, parsed.flags & 0xFF, root.uint32(8), bytes(root.bytes(0)), root.text(12)
+        parsed.opcode, parsed.flags & 0xFF, root.uint32(8), bytes(root.bytes(0)), root.text(12), root.uint32(20)
     )
     assert decode_respond(sent) == (root.bytes(0), root.bytes(8))
     assert decode_submit_reply(sent) == (root.uint32(0), root.bytes(4))

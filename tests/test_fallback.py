@@ -22,6 +22,7 @@ from zaptasks import (
     NotSent,
     OutcomeUnknown,
     Placement,
+    ServerBusy,
     Submission,
     open_client,
 )
@@ -201,8 +202,80 @@ async def test_a_no_over_zap_is_told_and_nothing_else_is_tried(status: int) -> N
         assert (http.posts, local.ran) == ([], [])
 
 
-@pytest.mark.parametrize("answer", [encode_response(501, b"null", "not served"), encode_submit_reply(503)])
-async def test_a_server_that_takes_no_tasks_is_passed_over(answer: bytes) -> None:
+@pytest.mark.parametrize("status", [429, 503, 507])
+@pytest.mark.parametrize("layout", ["submit reply", "envelope"])
+async def test_a_server_that_takes_nothing_now_is_an_error_and_no_reason_to_run_elsewhere(
+    status: int, layout: str
+) -> None:
+    reply = encode_submit_reply(status, b'{"error":"disk full","code":507}')
+    refusal = reply if layout == "submit reply" else encode_response(status, b"null", "disk full")
+    answers = {op: lambda call: call.answer_raw(refusal) for op in (Op.TASK_SUBMIT, Op.TASK_SCHEDULE)}
+    async with open_fake_server(answers) as fake, open_fake_http(accept) as http:
+        local = Local()
+        async with fallback(fake.zap, http.url, local) as client:
+            with pytest.raises(ServerBusy, match="disk full") as caught:
+                await submit(client)
+            assert (caught.value.status, caught.value.code, caught.value.detail) == (status, "server_busy", "disk full")
+            assert isinstance(caught.value, CallFailed)
+            with pytest.raises(ServerBusy):
+                await client.add("tick", "1h", print)
+        assert (http.posts, local.ran) == ([], [])
+        assert not local.engine.remove("tick")
+
+
+@pytest.mark.parametrize("status", [429, 503, 507])
+async def test_the_same_over_http(status: int) -> None:
+    answer = status, json.dumps({"error": "the disk is full", "code": status})
+    local = Local()
+    async with open_fake_http(lambda path, body: answer) as http, fallback("", http.url, local) as client:
+        with pytest.raises(ServerBusy, match="the disk is full") as caught:
+            await submit(client)
+        assert caught.value.status == status
+        with pytest.raises(ServerBusy):
+            await client.add("tick", "1h", print)
+        assert len(http.posts) == 2
+    assert local.ran == []
+    assert not local.engine.remove("tick")
+
+
+async def test_an_outcome_that_is_unknown_stays_so_when_the_repeat_is_refused_for_now(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The first request may have been taken before the disk was full."""
+
+    def lose_the_first(call: Call) -> None:
+        if len(fake.calls_of(Op.TASK_SUBMIT)) == 1:
+            call.link.close("the test cut it")
+        else:
+            call.answer_raw(encode_submit_reply(507, b'{"error":"disk full"}'))
+
+    local = Local()
+    async with (
+        open_fake_server({Op.TASK_SUBMIT: lose_the_first}) as fake,
+        fallback(fake.zap, "", local, timeout=3) as client,
+    ):
+        with pytest.raises(OutcomeUnknown):
+            await submit(client)
+    assert len({call.options["request_id"] for call in fake.calls_of(Op.TASK_SUBMIT)}) == 1
+    assert local.ran == []
+
+
+async def test_an_unknown_outcome_over_http_stays_so_when_the_repeat_is_refused_for_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("zaptasks.fallback.ASK_AGAIN_SECONDS", (0.001, 0.001))
+    busy = 429, '{"error":"slow down","code":429}'
+    answers = iter([None, busy, busy])
+    local = Local()
+    async with open_fake_http(lambda path, body: next(answers)) as http, fallback("", http.url, local) as client:
+        with pytest.raises(OutcomeUnknown):
+            await submit(client)
+        assert len(http.posts) == 3
+    assert local.ran == []
+
+
+async def test_a_server_that_takes_no_tasks_is_passed_over() -> None:
+    answer = encode_response(501, b"null", "not served")
     answers = {Op.TASK_SUBMIT: lambda call: call.answer_raw(answer)}
     async with (
         open_fake_server(answers) as fake,
@@ -223,7 +296,7 @@ async def test_a_go_server_is_passed_over_without_a_call_because_it_would_not_an
 
 @pytest.mark.parametrize(
     ("answer", "placement"),
-    [((404, "404 page not found"), Placement.LOCAL), ((405, ""), Placement.LOCAL), ((503, "down"), Placement.LOCAL)],
+    [((404, "404 page not found"), Placement.LOCAL), ((405, ""), Placement.LOCAL)],
 )
 async def test_an_http_server_that_takes_no_tasks_is_passed_over(answer: tuple[int, str], placement: Placement) -> None:
     async with open_fake_http(lambda path, body: answer) as http, fallback(NOBODY, http.url, Local()) as client:
@@ -239,7 +312,9 @@ async def test_a_no_over_http_is_told(status: int) -> None:
         assert caught.value.status == status
 
 
-@pytest.mark.parametrize("answer", [(502, "bad gateway"), (500, '{"error":"oops","code":500}'), None])
+@pytest.mark.parametrize(
+    "answer", [(502, "bad gateway"), (503, "no upstream"), (500, '{"error":"oops","code":500}'), None]
+)
 async def test_an_http_answer_that_leaves_it_open_is_asked_for_again_with_the_same_request_id(
     answer: tuple[int, str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,7 +385,7 @@ async def test_a_function_that_was_added_runs_a_task_that_has_to_stay() -> None:
     local.engine = LocalEngine()
     async with open_fake_server({Op.TASK_SCHEDULE: scheduled}) as fake, fallback(fake.zap, "", local) as client:
         assert await client.add("mail", "1h", ran.set) is Placement.ZAP
-        fake.answers[Op.TASK_SUBMIT] = lambda call: call.answer_raw(encode_submit_reply(503))
+        fake.answers[Op.TASK_SUBMIT] = lambda call: call.answer_raw(encode_submit_reply(501))
         assert (await submit(client)).placement is Placement.LOCAL
         assert await trio.to_thread.run_sync(ran.wait, 5)
 

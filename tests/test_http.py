@@ -157,7 +157,7 @@ async def test_health_is_as_gos_probes_expect_it(http: httpx2.AsyncClient, metho
 
 
 async def test_health_counts(server: Server, http: httpx2.AsyncClient) -> None:
-    server.dispatcher.submit(StartTask(type="email.send"))
+    server.dispatcher.submit(StartTask(type="email.send"), server.dispatcher.namespaces.get(""))
     counts = (await http.get("/v1/tasks/health")).json()["counts"]
     assert (counts["open_executions"], counts["waiting_activity_tasks"], counts["dead_letters"]) == (1, 1, 0)
 

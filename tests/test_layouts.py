@@ -24,6 +24,8 @@ from zapwire.envelope import (
     encode_submit_reply,
     encode_task_schedule,
     encode_task_submit,
+    submit_receipt,
+    with_receipt,
 )
 from zapwire.frame import KIND_REQUEST, KIND_RESPONSE, FrameDecoder, call_frame, frame, split_call
 from zapwire.handshake import Capability, Hello, decode_hello, encode_hello
@@ -60,7 +62,12 @@ def read_fast(layout: ObjectLayout, message: bytes) -> dict[str, Any]:
     match layout.name:
         case "envelope":
             envelope = decode_envelope(message)
-            return head | {"body": envelope.body, "status": envelope.status, "error": envelope.error}
+            return head | {
+                "body": envelope.body,
+                "status": envelope.status,
+                "error": envelope.error,
+                "receipt": envelope.receipt,
+            }
         case "respond":
             return head | dict(zip(("token", "payload"), decode_respond(message), strict=True))
         case "submit":
@@ -71,7 +78,8 @@ def read_fast(layout: ObjectLayout, message: bytes) -> dict[str, Any]:
             names = ("name", "interval", "cron", "options")
             return head | {name: getattr(schedule, name) for name in names}
         case "submit reply":
-            return head | dict(zip(("status", "body"), decode_submit_reply(message), strict=True))
+            status, body = decode_submit_reply(message)
+            return head | {"status": status, "body": body, "receipt": submit_receipt(message)}
     hello = decode_hello(message)
     node_id = hello.node_id.encode()
     head |= {"node_id": node_id.ljust(60, b"\0"), "node_id_length": len(node_id)}
@@ -153,17 +161,16 @@ def test_requests(opcode: int, flags: int, body: bytes) -> None:
     _equal(
         layouts.ENVELOPE,
         encode_request(opcode, body, flags),
-        {"opcode": opcode, "flags": flags, "body": body, "status": 0, "error": ""},
+        {"opcode": opcode, "flags": flags, "body": body, "status": 0, "error": "", "receipt": 0},
     )
 
 
-@given(U32, BYTE, BODIES, TEXTS)
-def test_responses(status: int, flags: int, body: bytes, error: str) -> None:
-    _equal(
-        layouts.ENVELOPE,
-        encode_response(status, body, error, flags),
-        {"opcode": 0, "flags": flags, "body": body, "status": status, "error": error},
-    )
+@given(U32, BYTE, BODIES, TEXTS, U32)
+def test_responses(status: int, flags: int, body: bytes, error: str, receipt: int) -> None:
+    fields = {"opcode": 0, "flags": flags, "body": body, "status": status, "error": error}
+    _equal(layouts.ENVELOPE, encode_response(status, body, error, flags, receipt), {**fields, "receipt": receipt})
+    plain = encode_response(status, body, error, flags)
+    assert with_receipt(plain, receipt) == encode_response(status, body, error, flags, receipt)
 
 
 @given(OPCODES, BYTE, BODIES, BODIES)
@@ -193,13 +200,12 @@ def test_task_schedules(name: str, interval: str, cron: str, options: bytes) -> 
     )
 
 
-@given(U32, BODIES)
-def test_submit_replies(status: int, body: bytes) -> None:
-    _equal(
-        layouts.SUBMIT_REPLY,
-        encode_submit_reply(status, body),
-        {"opcode": 0, "flags": 0, "status": status, "body": body},
-    )
+@given(U32, BODIES, U32)
+def test_submit_replies(status: int, body: bytes, receipt: int) -> None:
+    fields = {"opcode": 0, "flags": 0, "status": status, "body": body, "receipt": receipt}
+    _equal(layouts.SUBMIT_REPLY, encode_submit_reply(status, body, receipt), fields)
+    with_one = with_receipt(encode_submit_reply(status, body), receipt, is_submit_reply=True)
+    assert with_one == encode_submit_reply(status, body, receipt)
 
 
 @given(NODE_IDS, st.integers(0, 2**32 - 1), DETAILS)

@@ -66,7 +66,7 @@ async def test_connections_are_bounded() -> None:
             with pytest.raises((BadHandshake, ConnectionLost)):
                 async with open_link(*listener.address, node_id="third"):
                     pass
-            assert (listener.connections, listener.refused) == (2, 1)
+            assert (listener.connections, listener.refused) == (2, {"connections": 1})
             await works()
         await recorder.until(lambda: len(recorder.ends) == 2)
         async with open_link(*listener.address, node_id="third") as link:

@@ -1,4 +1,4 @@
-"""The programs in the README, docs/client.md and docs/worker.md run, and print what the pages say they print."""
+"""The programs in the README and in pages of docs/ run, and print what the pages say they print."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ import pytest
 from tests.helpers.running_server import RunningServer, running_server
 
 ROOT = Path(__file__).parent.parent
-PAGES = {"README.md": ROOT / "README.md", "client.md": ROOT / "docs/client.md", "worker.md": ROOT / "docs/worker.md"}
+PAGES = {
+    "README.md": ROOT / "README.md",
+    "client.md": ROOT / "docs/client.md",
+    "worker.md": ROOT / "docs/worker.md",
+    "schedules.md": ROOT / "docs/schedules.md",
+}
 _PROGRAM = re.compile(r"```python\n(?P<program>.*?)```\n(?:```text\n(?P<output>.*?)```)?", re.DOTALL)
 
 

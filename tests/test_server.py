@@ -262,7 +262,7 @@ def test_what_is_no_address_is_refused_with_what_would_be(text: str) -> None:
 @pytest.mark.parametrize(
     ("change", "advice"),
     [
-        ({"data": "./tasks-data"}, "--data :memory:"),
+        ({"data": ""}, ":memory: to keep nothing"),
         ({"zap": Address("0.0.0.0", 0)}, "--allow-anonymous"),
         ({"http": Address("", 0)}, "--allow-anonymous"),
         ({"http": Address("example.org", 0)}, "--allow-anonymous"),
@@ -288,6 +288,8 @@ def test_loopback_needs_no_permission_and_the_network_does() -> None:
 def test_the_dispatcher_of_an_embedded_server_takes_commands_directly() -> None:
     async def main() -> str:
         async with open_server(LOCAL) as server:
-            return server.dispatcher.submit(StartTask(type="email.send", workflow_id="mail-1")).workflow_id
+            return server.dispatcher.submit(
+                StartTask(type="email.send", workflow_id="mail-1"), server.dispatcher.namespaces.get("")
+            ).workflow_id
 
     assert trio.run(main) == "mail-1"

@@ -10,8 +10,8 @@ from zapserver import task_commands
 from zapserver.engine import commands as c
 from zapserver.engine.commands import ActivityTimeouts, WorkflowCommandKind
 from zapserver.engine.errors import Invalid, TooLarge
+from zapserver.engine.limits import SMALL_PAYLOAD_BYTES_MAX
 from zapserver.engine.retry import RetryPolicy
-from zapserver.requests import SMALL_PAYLOAD_BYTES_MAX
 from zapwire.errors import BadBody
 from zapwire.specification import specification
 

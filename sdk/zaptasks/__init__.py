@@ -18,6 +18,7 @@ from .errors import (
     ExecutionError,
     PayloadError,
     RemoteError,
+    ServerBusy,
     TaskCanceled,
     TaskError,
     TaskFailed,
@@ -30,6 +31,7 @@ from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
 from .local import EngineStopped, LocalEngine, NoHandler, QueueFull
 from .options import RetryPolicy, Seconds
 from .records import (
+    Every,
     ExecutionInfo,
     Health,
     HistoryEvent,
@@ -57,6 +59,7 @@ __all__ = [
     "ConnectionLost",
     "Cron",
     "EngineStopped",
+    "Every",
     "ExecutionError",
     "ExecutionHandle",
     "ExecutionInfo",
@@ -78,6 +81,7 @@ __all__ = [
     "ScheduleInfo",
     "ScheduleSpec",
     "Seconds",
+    "ServerBusy",
     "StartTask",
     "StartWorkflow",
     "Status",

@@ -27,8 +27,8 @@ from .context import CancelRequested, TaskContext, _current, said_before
 from .deliveries import ActivityDelivery
 from .failures import canceled_failure, failure_of
 from .handlers import Handler
-from .line import LEASE_OVER, Line
-from .payloads import encode_payload
+from .line import LEASE_OVER, TOO_LARGE, Line
+from .payloads import encode_payload, result_too_large
 
 log = logging.getLogger("zaptasks.worker")
 
@@ -133,7 +133,10 @@ class Attempt:
         if self._is_lost:
             log.info("the lease of %s ended before its handler did: its outcome is dropped", self)
         else:
-            await self._line.answer(opcode, self.token, payload, what=self)
+            status = await self._line.answer(opcode, self.token, payload, what=self)
+            if status == TOO_LARGE and opcode == Op.RESPOND_ACTIVITY_TASK_COMPLETED:
+                opcode, payload = _failed(failure_of(result_too_large(self.context.type)))
+                await self._line.answer(opcode, self.token, payload, what=self)
 
     async def _perform(self) -> tuple[int, bytes]:
         """Call the handler: the opcode and the payload of the answer."""
@@ -207,6 +210,8 @@ class Attempt:
         except ZapError as error:
             log.warning("a heartbeat of %s could not be sent: %s", self, error)
             return
+        if self._line.note_status(envelope.status, envelope.error):
+            return  # the next one is soon
         self._acknowledged = details
         if envelope.status in LEASE_OVER:
             self.lose(envelope.error)

@@ -17,29 +17,32 @@ import ssl
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from typing import Final, TypeAlias, TypeVar
 
 import trio
 
 from zapwire.body import decode_json, encode_json
 from zapwire.client_link import Backoff, ReconnectingLink
-from zapwire.envelope import encode_task_schedule
+from zapwire.envelope import Envelope, encode_task_schedule
 from zapwire.errors import CallFailed, ConnectionLost, NotSent, OutcomeUnknown
 from zapwire.opcodes import Op
 
 from .connector import ZAP_PORT, ConnectionCount, Connector, default_identity, parse_address
-from .errors import ClientClosed
+from .errors import ClientClosed, ServerBusy, refusal
 from .groups import unwrapped
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
-from .options import RetryPolicy, Seconds, to_ms, to_seconds
+from .options import RetryPolicy, Seconds, present, to_ms, to_seconds
 from .pages import Pages
 from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_arguments, encode_optional
 from .records import (
     Acknowledged,
+    Backfilled,
     ClosedExecution,
     ExecutionInfo,
     ExecutionPage,
     Health,
+    MatchingTimes,
     NamespaceInfo,
     NamespaceList,
     ScheduleInfo,
@@ -49,27 +52,33 @@ from .records import (
     StartTask,
     StartWorkflow,
     Triggered,
+    moment_ms,
 )
 from .spec import Interval, parse_spec
 from .submit_reply import read_submit_reply
-from .task_request import TaskRequest, present
+from .task_request import TaskRequest
 
 T = TypeVar("T")
 
 # Inside the class, `list` is the method.
 Executions: TypeAlias = list[ExecutionInfo]
 Schedules: TypeAlias = list[ScheduleInfo]
+Moments: TypeAlias = list[datetime]
 Namespaces: TypeAlias = list[NamespaceInfo]
 
 PAGE_SIZE: Final = 100
 """Executions that one call fetches, unless it is told otherwise."""
 
+ASK_AGAIN_SECONDS: Final = 0.2
+"""The pause before a call of unknown outcome is repeated to a server that takes nothing now."""
+
 
 class AsyncClient:
     """A connection to a server that heals itself, and the calls. Made by `open_client`.
 
-    Any number of trio tasks may use it at once. Every call raises `CallFailed` for an answer that says no, `NotSent`
-    or `OutcomeUnknown` when the server is away for longer than `timeout` seconds, and can be canceled at any time.
+    Any number of trio tasks may use it at once. Every call raises `CallFailed` for an answer that says no (`ServerBusy`
+    is one that says "not now"), `NotSent` or `OutcomeUnknown` when the server is away for longer than `timeout`
+    seconds, and can be canceled at any time.
     """
 
     def __init__(
@@ -333,12 +342,27 @@ class AsyncClient:
         *,
         paused: bool = False,
         overlap: str = "",
+        catchup_window: Seconds | None = None,
+        pause_on_failure: bool = False,
+        remaining_actions: int | None = None,
     ) -> ScheduleInfo:
         """Create the schedule `id`, or replace it. `spec` may be a Go duration or a cron expression.
 
-        `overlap` says what happens while the run before is still open: "skip" (the default), "allow" or "buffer-one".
+        `overlap` says what happens while the run before is still open: "skip" (the default), "allow", "buffer-one",
+        "buffer-all", "cancel-other" or "terminate-other". A time that was missed is made up for as far back as
+        `catchup_window` (10 seconds or more) reaches; without one that is a minute, and the latest time at any age.
+        `pause_on_failure` pauses it after a run that failed for good, and it acts `remaining_actions` times if given.
         """
-        schedule = present(id=id, spec=_spec_body(spec), action=action.to_wire(), overlap_policy=overlap)
+        schedule = present(
+            id=id,
+            spec=_spec_body(spec),
+            action=action.to_wire(),
+            overlap_policy=overlap,
+            catchup_window_ms=to_ms(catchup_window, "catchup_window"),
+            pause_on_failure=pause_on_failure,
+        )
+        if remaining_actions is not None:
+            schedule["remaining_actions"] = _actions(remaining_actions)
         request = {"schedule_id": id, "schedule": schedule | {"paused": paused}}
         return await self.call(Op.CREATE_SCHEDULE, request, ScheduleInfo)
 
@@ -357,8 +381,12 @@ class AsyncClient:
         spec: ScheduleSpec | str | None = None,
         action: StartTask | StartWorkflow | None = None,
         paused: bool | None = None,
+        overlap: str = "",
+        catchup_window: Seconds | None = None,
+        pause_on_failure: bool | None = None,
+        remaining_actions: int | None = None,
     ) -> ScheduleInfo:
-        """Replace what is given, and keep the rest."""
+        """Replace what is given, and keep the rest. To take a limit of actions away, create it again."""
         schedule: dict[str, object] = {"id": id}
         if spec is not None:
             schedule["spec"] = _spec_body(spec)
@@ -366,6 +394,11 @@ class AsyncClient:
             schedule["action"] = action.to_wire()
         if paused is not None:
             schedule["paused"] = paused
+        if pause_on_failure is not None:
+            schedule["pause_on_failure"] = pause_on_failure
+        if remaining_actions is not None:
+            schedule["remaining_actions"] = _actions(remaining_actions)
+        schedule |= present(overlap_policy=overlap, catchup_window_ms=to_ms(catchup_window, "catchup_window"))
         return await self.call(Op.UNPAUSE_SCHEDULE, {"schedule_id": id, "schedule": schedule}, ScheduleInfo)
 
     async def pause_schedule(self, id: str, note: str = "") -> None:
@@ -377,10 +410,36 @@ class AsyncClient:
         await self.call(Op.PAUSE_SCHEDULE, {"schedule_id": id, "paused": False, "note": note}, Acknowledged)
 
     async def trigger_schedule(self, id: str, *, overlap: str = "", request_id: str = "") -> ExecutionHandle | None:
-        """Do its action now, paused or not. None if its overlap policy, or `overlap`, says no."""
+        """Do its action now, paused or not. None if its overlap policy, or `overlap`, says no, or later."""
         request = {"schedule_id": id, "overlap_policy": overlap, "request_id": request_id or uuid.uuid4().hex}
         triggered = await self.call(Op.TRIGGER_SCHEDULE, request, Triggered)
         return ExecutionHandle(self, triggered.workflow_id, triggered.run_id) if triggered.workflow_id else None
+
+    async def backfill_schedule(
+        self, id: str, start: datetime, end: datetime, *, overlap: str = "buffer-all", request_id: str = ""
+    ) -> int:
+        """Act on every time of the schedule from `start` to `end`, which is past; how many there are.
+
+        By default one run after the other; `overlap` names another policy. At most 1,000 times a call. Whether the
+        schedule is paused, and how many actions it has left, does not matter.
+        """
+        request = {
+            "schedule_id": id,
+            "start_time_ms": moment_ms(start, "start"),
+            "end_time_ms": moment_ms(end, "end"),
+            "overlap_policy": overlap,
+            "request_id": request_id or uuid.uuid4().hex,
+        }
+        return (await self.call(Op.BACKFILL_SCHEDULE, request, Backfilled)).slots
+
+    async def schedule_times(self, schedule: str | ScheduleSpec, start: datetime, end: datetime) -> Moments:
+        """The times of a schedule, or of a spec that is not saved, from `start` to `end`: the first 1,000."""
+        request: dict[str, object] = {"start_time_ms": moment_ms(start, "start"), "end_time_ms": moment_ms(end, "end")}
+        if isinstance(schedule, str):
+            request["schedule_id"] = schedule
+        else:
+            request["schedule"] = {"spec": schedule.to_wire()}
+        return (await self.call(Op.MATCHING_TIMES, request, MatchingTimes)).matching_times
 
     async def delete_schedule(self, id: str) -> None:
         """Delete it. Not an error if it is not there."""
@@ -418,24 +477,26 @@ class AsyncClient:
         Unless `repeat` is False it is made again after a lost connection, until the client's timeout has passed.
         """
         body = encode_json({"namespace": self.namespace, **request})
-        envelope = await self._repeatedly(
-            lambda timeout: self._link.call(opcode, body, timeout=timeout), self.timeout, repeat
-        )
+        envelope = await self._repeatedly(lambda timeout: self._ask(opcode, body, timeout), self.timeout, repeat)
         return decode_json(envelope.body, type)
 
     async def wait_closed(self, workflow_id: str, run_id: str) -> ClosedExecution:
         """Wait, for as long as it takes, until an execution is closed, with every run that follows it."""
         body = encode_json({"namespace": self.namespace, "workflow_id": workflow_id, "run_id": run_id, "follow": True})
-        envelope = await self._repeatedly(
-            lambda timeout: self._link.call(Op.AWAIT_EXECUTION, body, timeout=timeout), None, True
-        )
+        envelope = await self._repeatedly(lambda timeout: self._ask(Op.AWAIT_EXECUTION, body, timeout), None, True)
         return decode_json(envelope.body, ClosedExecution)
 
+    async def _ask(self, opcode: int, body: bytes, timeout: float | None) -> Envelope:
+        try:
+            return await self._link.call(opcode, body, timeout=timeout)
+        except CallFailed as error:
+            raise refusal(error.status, error.detail, opcode=opcode) from None
+
     async def _call_raw(self, message: bytes, opcode: int, type: type[T], *, repeat: bool = True) -> T:
-        answer = await self._repeatedly(
-            lambda timeout: self._link.call_raw(message, timeout=timeout), self.timeout, repeat
-        )
-        return read_submit_reply(answer, opcode, type)
+        async def ask(timeout: float | None) -> T:
+            return read_submit_reply(await self._link.call_raw(message, timeout=timeout), opcode, type)
+
+        return await self._repeatedly(ask, self.timeout, repeat)
 
     async def _repeatedly(
         self, attempt: Callable[[float | None], Awaitable[T]], timeout: float | None, repeat: bool
@@ -457,6 +518,11 @@ class AsyncClient:
             except NotSent as error:
                 # An earlier attempt may have arrived: that is what the caller has to know.
                 lost = lost or error
+            except ServerBusy:
+                # A no to the repeat of a call that may have arrived is no no to that one.
+                if timeout is None or not isinstance(lost, OutcomeUnknown):
+                    raise
+                await trio.sleep(min(ASK_AGAIN_SECONDS, deadline - trio.current_time()))
             await trio.lowlevel.checkpoint()
 
 
@@ -496,6 +562,12 @@ async def open_client(
                 yield client
             finally:
                 client._is_closed = True
+
+
+def _actions(remaining: int) -> int:
+    if remaining < 1:
+        raise ValueError(f"remaining_actions is {remaining}: it must be 1 or more; to stop a schedule, pause it")
+    return remaining
 
 
 def _spec_body(spec: ScheduleSpec | str) -> dict[str, object]:

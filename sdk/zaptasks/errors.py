@@ -8,6 +8,7 @@ Everything that zaptasks and zapwire raise is a `ZapError`, so one `except` catc
     │   │   ├── TaskFailed, TaskCanceled, TaskTerminated, TaskTimedOut
     │   └── ActivityFailed   an activity that a workflow asked for
     ├── CallFailed           the server answered no, with a status and a text
+    │   └── ServerBusy       it takes nothing now: overloaded, or its disk is full or fails
     ├── NotSent              the call never left this process
     ├── OutcomeUnknown       it left, and no answer came
     └── LocalProtocolError   a mistake of the caller's
@@ -21,11 +22,11 @@ what the failure says.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import msgspec
 
-from zapwire.errors import LocalProtocolError, ZapError
+from zapwire.errors import CallFailed, LocalProtocolError, ZapError
 from zapwire.failure import APPLICATION_ERROR, Failure
 
 
@@ -65,6 +66,36 @@ class ClientClosed(LocalProtocolError):
     """The client was stopped, or belongs to another process."""
 
     code: ClassVar[str] = "client_closed"
+
+
+_ADVICE: Final = {
+    429: "try again later, or do less at a time",
+    503: "the server cannot take it now: try again later",
+    507: "the disk of the server is full: it takes requests again once somebody has freed space",
+}
+
+
+class ServerBusy(CallFailed):
+    """The server is there and takes nothing now. Nothing was begun, here or there; try again later.
+
+    `status` is 429 for a limit of the server, 503 for a disk that fails or is too slow, 507 for one that is full, and
+    `detail` the server's own text. With a `request_id` of your own a repeat is harmless in any case.
+    """
+
+    code: ClassVar[str] = "server_busy"
+
+    def __init__(self, status: int, detail: str, *, opcode: int | None = None) -> None:
+        super().__init__(status, detail, opcode=opcode)
+        self.args = (f"{self}; {_ADVICE[status]}",)
+
+
+BUSY: Final = frozenset(_ADVICE)
+"""The statuses of a server that takes nothing now."""
+
+
+def refusal(status: int, detail: str, *, opcode: int | None = None) -> CallFailed:
+    """The error for an answer that says no."""
+    return (ServerBusy if status in BUSY else CallFailed)(status, detail, opcode=opcode)
 
 
 class RemoteError(ZapError):

@@ -5,7 +5,8 @@ What decides is whether a server can have seen the request:
     it cannot (`NotSent`), or it does not serve such requests   the next place is tried
     it can (`OutcomeUnknown`)                                   the same request id is asked again, over ZAP and HTTP,
                                                                 and nothing runs here: it might run twice
-    it said no (`CallFailed`)                                   the caller is told
+    it said no (`CallFailed`), also only for now (`ServerBusy`)   the caller is told; nothing runs here, for a server
+                                                                that is there decides
 
 A schedule that a server has, or may have, never fires here as well. One that had to stay here moves to the server as
 soon as there is one.
@@ -27,6 +28,7 @@ import trio
 from zapwire.errors import CallFailed, ConnectionLost, NotSent, OutcomeUnknown, ZapError
 
 from .client import AsyncClient, open_client
+from .errors import ServerBusy
 from .handlers import Function
 from .local import LocalEngine
 from .task_request import TaskRequest
@@ -49,8 +51,8 @@ ASK_AGAIN_SECONDS: Final = (0.1, 0.3, 1.0)
 PLACE_AGAIN_SECONDS: Final = 5.0
 """How often a schedule that a connected server refused is offered to it again."""
 
-NOT_SERVED: Final = (501, 503)
-"""Statuses of a server that does not take such requests, or takes none now. Nothing was started."""
+NOT_SERVED: Final = 501
+"""The status of a server that does not take such requests. Nothing was started."""
 
 
 class Placement(enum.Enum):
@@ -157,7 +159,7 @@ class FallbackClient:
             pass  # what HTTP says about a task that went over ZAP counts only when it is a yes
         try:
             started = await zap.submit(request)
-        except ConnectionLost:
+        except (ConnectionLost, ServerBusy):
             raise unknown from None
         return Submission(Placement.ZAP, request.request_id, started.workflow_id, started.run_id)
 
@@ -331,7 +333,7 @@ async def _until_known(request: Callable[[], Awaitable[T]]) -> T:
             return await request()
         except OutcomeUnknown as error:
             unknown = error
-        except NotSent:
+        except (NotSent, ServerBusy):
             if unknown is None:
                 raise
     assert unknown is not None
@@ -341,7 +343,7 @@ async def _until_known(request: Callable[[], Awaitable[T]]) -> T:
 def _is_away(error: ZapError) -> bool:
     """Whether the next place may be tried: the server cannot have started anything."""
     if isinstance(error, CallFailed):
-        return error.status in NOT_SERVED
+        return error.status == NOT_SERVED
     return isinstance(error, ConnectionLost)
 
 

@@ -17,14 +17,17 @@ import msgspec
 from zapwire.body import decode_json, encode_json
 from zapwire.errors import BadBody, CallFailed, NotSent, OutcomeUnknown
 
+from .errors import refusal
+from .options import present
 from .records import Acknowledged, Started
 from .spec import Interval, parse_spec
-from .task_request import TaskRequest, present
+from .task_request import TaskRequest
 
 T = TypeVar("T")
 
 AMBIGUOUS_STATUSES: Final = (500, 502, 504)
-"""A proxy that lost its upstream, or a server that failed somewhere on the way: the task may exist."""
+"""A proxy that lost its upstream, or a server that failed somewhere on the way: the task may exist. So may it after a
+503 without a reason that a server of ours would give: proxies say that too when they lose a request on its way."""
 
 ANSWER_CHARACTERS_SHOWN: Final = 200
 
@@ -76,13 +79,13 @@ class HttpFallback:
             raise OutcomeUnknown(f"no answer from {self._url}: {error or type(error).__name__}") from error
         if response.is_success:
             return decode_json(response.content or b"{}", answer)
-        refusal = _refusal(response)
-        text = refusal or response.text[:ANSWER_CHARACTERS_SHOWN].strip()
-        if response.status_code in AMBIGUOUS_STATUSES:
+        reason = _reason(response)
+        text = reason or response.text[:ANSWER_CHARACTERS_SHOWN].strip()
+        if response.status_code in AMBIGUOUS_STATUSES or (response.status_code == 503 and not reason):
             raise OutcomeUnknown(f"{self._url} answered {response.status_code}: {text}")
-        if response.status_code in (404, 405) and not refusal:
+        if response.status_code in (404, 405) and not reason:
             raise CallFailed(501, f"{url} is not served")
-        raise CallFailed(response.status_code, text)
+        raise refusal(response.status_code, text)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -90,7 +93,7 @@ class HttpFallback:
             await self._http.aclose()
 
 
-def _refusal(response: httpx2.Response) -> str:
+def _reason(response: httpx2.Response) -> str:
     """The error text of a server that looked at the request; "" from one that has no such route."""
     try:
         return decode_json(response.content, _Refusal).error[:ANSWER_CHARACTERS_SHOWN]

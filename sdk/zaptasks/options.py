@@ -28,6 +28,11 @@ def to_ms(value: Seconds | None, what: str) -> int:
     return 0 if value is None else math.ceil(round(to_seconds(value, what) * 1000, 6))
 
 
+def present(**fields: object) -> dict[str, object]:
+    """The fields that say something: Go reads absent and zero alike, and so do we."""
+    return {name: value for name, value in fields.items() if value not in (None, "", 0, {})}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """How failed attempts are repeated: exponential backoff, between bounds.

@@ -49,6 +49,14 @@ def encode_payload(value: object, what: str, bytes_max: int = PAYLOAD_BYTES_MAX)
     return payload
 
 
+def result_too_large(name: str) -> PayloadError:
+    """What happened to the result of a handler that its server does not take, though the protocol would."""
+    return PayloadError(
+        f"the result of {name!r} is larger than this server takes: store the data elsewhere and send where it is",
+        path="$",
+    )
+
+
 def encode_optional(value: object, what: str, bytes_max: int = PAYLOAD_BYTES_MAX) -> msgspec.Raw | None:
     """The same for a value that is part of a request; None stays absent."""
     return None if value is None else msgspec.Raw(encode_payload(value, what, bytes_max))

@@ -6,8 +6,8 @@ nobody here knows are ignored, so that servers older and newer than this client 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Any, Final
@@ -17,8 +17,8 @@ import msgspec
 from zapwire.failure import Failure, decode_failure
 
 from .errors import ExecutionError, TaskCanceled, TaskFailed, TaskTerminated, TaskTimedOut
-from .options import RetryPolicy, Seconds, to_ms
-from .payloads import encode_arguments, encode_payload
+from .options import RetryPolicy, Seconds, present, to_ms
+from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_arguments, encode_optional, encode_payload
 from .spec import Interval, parse_spec
 
 
@@ -184,16 +184,37 @@ class QueryAnswer(_Record, frozen=True, kw_only=True):
 # --- schedules -------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Every:
+    """An interval, and where in it the times lie.
+
+    With a `phase` they are the multiples of the interval since 1970 (UTC) plus the phase: `Every(3600, 900)` is a
+    quarter past each hour. Without one they count from the making of the schedule.
+    """
+
+    interval: Seconds
+    phase: Seconds | None = None
+
+    def to_wire(self) -> dict[str, int]:
+        body = {"interval_ms": to_ms(self.interval, "interval")}
+        if self.phase is not None:
+            body["phase_ms"] = to_ms(self.phase, "phase")
+        return body
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleSpec:
     """When a schedule fires: at every time of each cron expression, and every `interval`.
 
-    `timezone` is where the expressions read the clock, an IANA name; "" is UTC. Nothing fires before `start_time` or
-    after `end_time`; each firing is late by up to `jitter`.
+    `phase` places the interval's times as `Every` says, and `intervals` are more of them. `timezone` is where the
+    expressions read the clock, an IANA name; "" is UTC. Nothing fires before `start_time` or after `end_time`; each
+    firing is late by up to `jitter`.
     """
 
     cron: Sequence[str] = ()
     interval: Seconds | None = None
+    phase: Seconds | None = None
+    intervals: Sequence[Every] = ()
     start_time: datetime | None = None
     end_time: datetime | None = None
     jitter: Seconds | None = None
@@ -216,12 +237,21 @@ class ScheduleSpec:
             "jitter_ms": to_ms(self.jitter, "jitter"),
             "timezone": self.timezone,
         }
-        for name, when in (("start_time_ms", self.start_time), ("end_time_ms", self.end_time)):
+        if self.phase is not None:
+            body["phase_ms"] = to_ms(self.phase, "phase")
+        if self.intervals:
+            body["intervals"] = [every.to_wire() for every in self.intervals]
+        for name, when in (("start_time", self.start_time), ("end_time", self.end_time)):
             if when is not None:
-                if when.utcoffset() is None:
-                    raise ValueError(f"{name.removesuffix('_ms')} is {when!r}: it must have a time zone")
-                body[name] = round(when.timestamp() * 1000)
+                body[f"{name}_ms"] = moment_ms(when, name)
         return body
+
+
+def moment_ms(when: datetime, what: str) -> int:
+    """Milliseconds since the epoch. Raises `ValueError` for a time without a time zone."""
+    if when.utcoffset() is None:
+        raise ValueError(f"{what} is {when!r}: it must have a time zone")
+    return round(when.timestamp() * 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,12 +262,24 @@ class StartTask:
     payload: object = None
     task_queue: str = "default"
     retry_policy: RetryPolicy | None = None
+    schedule_to_start: Seconds | None = field(default=None, kw_only=True)
+    schedule_to_close: Seconds | None = field(default=None, kw_only=True)
+    start_to_close: Seconds | None = field(default=None, kw_only=True)
+    heartbeat_timeout: Seconds | None = field(default=None, kw_only=True)
+    memo: Mapping[str, object] | None = field(default=None, kw_only=True)
 
     def to_wire(self) -> dict[str, object]:
         body: dict[str, object] = {"workflow_type": self.type, "task_queue": self.task_queue, "is_task": True}
         if self.payload is not None:
             body["input"] = msgspec.Raw(encode_payload(self.payload, f"the payload of {self.type!r}"))
-        return _with_policy(body, self.retry_policy)
+        return body | present(
+            retry_policy=None if self.retry_policy is None else self.retry_policy.to_wire(),
+            schedule_to_start_ms=to_ms(self.schedule_to_start, "schedule_to_start"),
+            schedule_to_close_ms=to_ms(self.schedule_to_close, "schedule_to_close"),
+            start_to_close_ms=to_ms(self.start_to_close, "start_to_close"),
+            heartbeat_ms=to_ms(self.heartbeat_timeout, "heartbeat_timeout"),
+            memo=encode_optional(self.memo, f"the memo of {self.type!r}", SMALL_PAYLOAD_BYTES_MAX),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,25 +291,37 @@ class StartWorkflow:
     task_queue: str = "default"
     workflow_id: str = ""
     retry_policy: RetryPolicy | None = None
+    execution_timeout: Seconds | None = field(default=None, kw_only=True)
+    run_timeout: Seconds | None = field(default=None, kw_only=True)
+    memo: Mapping[str, object] | None = field(default=None, kw_only=True)
+    search_attributes: Mapping[str, object] | None = field(default=None, kw_only=True)
 
     def to_wire(self) -> dict[str, object]:
         body: dict[str, object] = {"workflow_type": self.type, "task_queue": self.task_queue}
-        if self.workflow_id:
-            body["workflow_id"] = self.workflow_id
         if self.args:
             body["input"] = encode_arguments(tuple(self.args), f"the arguments of {self.type!r}")
-        return _with_policy(body, self.retry_policy)
+        return body | present(
+            workflow_id=self.workflow_id,
+            retry_policy=None if self.retry_policy is None else self.retry_policy.to_wire(),
+            timeouts=present(
+                workflow_execution_ms=to_ms(self.execution_timeout, "execution_timeout"),
+                workflow_run_ms=to_ms(self.run_timeout, "run_timeout"),
+            ),
+            memo=encode_optional(self.memo, f"the memo of {self.type!r}", SMALL_PAYLOAD_BYTES_MAX),
+            search_attributes=encode_optional(self.search_attributes, f"the search attributes of {self.type!r}"),
+        )
 
 
-def _with_policy(body: dict[str, object], policy: RetryPolicy | None) -> dict[str, object]:
-    if policy is not None:
-        body["retry_policy"] = policy.to_wire()
-    return body
+class IntervalInfo(_Record, frozen=True, kw_only=True):
+    interval_ms: int = 0
+    phase_ms: int | None = None
 
 
 class ScheduleSpecInfo(_Record, frozen=True, kw_only=True):
     cron: list[str] | None = None
     interval_ms: int = 0
+    phase_ms: int | None = None
+    intervals: list[IntervalInfo] = []
     start_time_ms: int = 0
     end_time_ms: int = 0
     jitter_ms: int = 0
@@ -280,6 +334,8 @@ class ScheduleActionInfo(_Record, frozen=True, kw_only=True):
     workflow_id: str = ""
     input: Any = None
     is_task: bool = False
+    memo: Any = None
+    search_attributes: dict[str, Any] = {}
 
 
 class RunningAction(_Record, frozen=True, kw_only=True):
@@ -287,15 +343,36 @@ class RunningAction(_Record, frozen=True, kw_only=True):
     run_id: str
 
 
-class ScheduleProgress(_Record, frozen=True, kw_only=True):
-    """What a schedule has done so far and will do next."""
+class RecentAction(_Record, frozen=True, kw_only=True):
+    """A run that a schedule started, and for which time."""
 
+    workflow_id: str
+    run_id: str
+    schedule_time: datetime
+    start_time: datetime
+
+
+class ScheduleProgress(_Record, frozen=True, kw_only=True):
+    """What a schedule has done so far and will do next.
+
+    `state` is "active", "paused", "used up" (no action of its limit is left) or "ended". `recent_actions` are the last
+    ten, the latest last; `buffer_size` runs wait for the open one, and `backfill_slots` are still to be acted on.
+    """
+
+    state: str = ""
     action_count: int = 0
+    remaining_actions: int | None = None
     missed_catchup_count: int = 0
     overlap_skipped: int = 0
+    buffer_dropped: int = 0
+    buffer_size: int = 0
+    backfill_slots: int = 0
+    running_count: int = 0
     running_workflows: list[RunningAction] = []
+    recent_actions: list[RecentAction] = []
     next_action_times: list[datetime] = []
     create_time: datetime | None = None
+    update_time: datetime | None = None
     note: str = ""
 
 
@@ -307,11 +384,22 @@ class ScheduleInfo(_Record, frozen=True, kw_only=True):
     action: ScheduleActionInfo = ScheduleActionInfo()
     paused: bool = False
     overlap_policy: str = ""
+    catchup_window_ms: int | None = None
+    pause_on_failure: bool = False
+    remaining_actions: int | None = None
     info: ScheduleProgress = ScheduleProgress()
 
 
 class ScheduleList(_Record, frozen=True, kw_only=True):
     schedules: list[ScheduleInfo] = []
+
+
+class Backfilled(_Record, frozen=True, kw_only=True):
+    slots: int = 0
+
+
+class MatchingTimes(_Record, frozen=True, kw_only=True):
+    matching_times: list[datetime] = []
 
 
 class Triggered(_Record, frozen=True, kw_only=True):
@@ -364,6 +452,8 @@ class Health(_Record, frozen=True, kw_only=True):
     service: str = ""
     status: str = ""
     namespace: str = ""
+    refused: dict[str, int] = {}
+    """How often each limit refused something since the server started; limits that did not are left out."""
 
 
 class Acknowledged(_Record, frozen=True, kw_only=True):

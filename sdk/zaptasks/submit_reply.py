@@ -8,8 +8,10 @@ import msgspec
 
 from zapwire.body import decode_json
 from zapwire.envelope import decode_envelope, decode_submit_reply
-from zapwire.errors import BadBody, CallFailed
+from zapwire.errors import BadBody
 from zapwire.frame import Buffer
+
+from .errors import refusal
 
 T = TypeVar("T")
 
@@ -23,9 +25,9 @@ def read_submit_reply(answer: bytes, opcode: int, type: type[T]) -> T:
     status, body = decode_submit_reply(answer)
     envelope = decode_envelope(answer)
     if envelope.error and envelope.status >= 400:
-        raise CallFailed(envelope.status, envelope.error, opcode=opcode)
+        raise refusal(envelope.status, envelope.error, opcode=opcode)
     if status not in (0, 200):
-        raise CallFailed(status, _error_text(body), opcode=opcode)
+        raise refusal(status, _error_text(body), opcode=opcode)
     return decode_json(body or b"{}", type)
 
 

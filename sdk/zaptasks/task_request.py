@@ -12,7 +12,7 @@ from zapwire.body import encode_json
 from zapwire.envelope import encode_task_submit
 
 from .handlers import Kind, check_name
-from .options import RetryPolicy, Seconds, to_ms
+from .options import RetryPolicy, Seconds, present, to_ms
 from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_optional, encode_payload
 
 
@@ -67,8 +67,3 @@ class TaskRequest:
     def to_http(self) -> bytes:
         """The body of the HTTP route, Go's three fields and the options beside them."""
         return encode_json({"workflow_type": self.type, "input": msgspec.Raw(self.payload or b"null"), **self.options})
-
-
-def present(**fields: object) -> dict[str, object]:
-    """The fields that say something: Go reads absent and zero alike, and so do we."""
-    return {name: value for name, value in fields.items() if value not in (None, "", 0, {})}

@@ -40,9 +40,10 @@ from .deliveries import (
     WorkflowCancel,
     WorkflowDelivery,
 )
+from .errors import BUSY
 from .groups import unwrapped
 from .handlers import Function, Handler, Handlers, Kind, check_name, table
-from .line import Line
+from .line import TOO_MANY, Line
 from .options import Seconds, to_seconds
 from .workflow_runner import WorkflowRun, WorkflowRunner
 
@@ -209,6 +210,10 @@ class Worker(RefusingHandler):
                 line.close("a subscription was not answered")
                 return
             except CallFailed as error:
+                if error.status in BUSY and error.status != TOO_MANY:
+                    line.note_status(error.status, error.detail)  # no refusal: it is to be served once it is well
+                    await trio.sleep(SUBSCRIBE_AGAIN_SECONDS)
+                    continue
                 log.error("the server refused to deliver %s from %r: %s", subscription.types, self.task_queue, error)
                 subscription.refusal = error
                 subscription.answered.set()
@@ -224,6 +229,8 @@ class Worker(RefusingHandler):
             self._nursery.start_soon(self._subscribe, subscription, self._line)
 
     def disconnected(self, link: Link, error: ZapError) -> None:
+        if self._line is not None:
+            self._line.end()
         self._line = None
         if self._running:
             log.warning("lost the connection with %d tasks running, others get them: %s", self._running, error)

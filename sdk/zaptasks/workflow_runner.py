@@ -29,9 +29,9 @@ from .deliveries import QueryDelivery, ResultDelivery, WorkflowCancel, WorkflowD
 from .errors import ActivityFailed
 from .failures import canceled_failure, failure_of
 from .handlers import Function, Handler, name_of
-from .line import Line
+from .line import TOO_LARGE, Line
 from .options import RetryPolicy, Seconds, to_ms
-from .payloads import encode_arguments, encode_payload
+from .payloads import encode_arguments, encode_payload, result_too_large
 
 log = logging.getLogger("zaptasks.worker")
 
@@ -208,7 +208,11 @@ class WorkflowRunner:
             log.info("the lease of %s ended before it did: its outcome is dropped", run)
         elif commands is not None:
             body = encode_json({"v": 1, "cmds": commands})
-            await run.line.answer(Op.RESPOND_WORKFLOW_TASK_COMPLETED, token, body, what=run)
+            status = await run.line.answer(Op.RESPOND_WORKFLOW_TASK_COMPLETED, token, body, what=run)
+            if status == TOO_LARGE:
+                failure = failure_of(result_too_large(run.context.type))
+                body = encode_json({"v": 1, "cmds": [_failed(failure)]})
+                await run.line.answer(Op.RESPOND_WORKFLOW_TASK_COMPLETED, token, body, what=run)
         else:
             await run.line.answer(Op.HAND_BACK_TASK, token, run.hand_back_reason.encode(), what=run)
 
@@ -237,7 +241,7 @@ class WorkflowRunner:
     async def execute(self, line: Line, request: dict[str, object]) -> ResultDelivery:
         """Schedule an activity and wait for its result."""
         try:
-            answer = await line.call(Op.SCHEDULE_ACTIVITY, request)
+            answer = await line.call_until_taken(Op.SCHEDULE_ACTIVITY, request)
         except ConnectionLost:
             # Whether the server has recorded the activity is unknown, so that neither a repeat nor a failure would be
             # right. With its connection the run ends here, and starts over from what was recorded.

@@ -1,34 +1,40 @@
 """From a connection's calls to engine steps, and from the engine's effects to replies and pushes.
 
-    frames of one read --> on_call ... on_call --> batch_end
-                             |  step, effects        | one write for each connection that got something
+    frames of one read --> on_call ... on_call --> batch_end --> [commit] --> replies and pushes leave
+                             |  step, effects        | one commit for all      | one write for each connection
 
-Everything is synchronous: a call costs no task switch and no thread hop. A call that the engine
-refuses is answered with the refusal's status and text; a call that fails in an unforeseen way ends in a
+Everything is synchronous: a call costs no task switch, and no thread hop beyond the one to the store's writer. Whatever
+leaves goes through the journal of its namespace, which holds it until what it rests on is kept. A call that the engine
+or the store refuses is answered with the refusal's status and text; a call that fails in an unforeseen way ends in a
 500, one log line, and a connection that goes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 import msgspec
 import structlog
+import trio
 
 from zapserver import shapes
 from zapserver.calls import BINARY_CALLS, CALLS, DEFERRED
 from zapserver.calls.executions import query_answer
 from zapserver.deliveries import delivery_body
 from zapserver.engine.commands import AbandonWait, Command, PeerKey, PeerLost, ResumePeer, Tick, Waiter
-from zapserver.engine.effects import Answered, Closed, PeerFull, UpdateAnswered, UpdateRejected
+from zapserver.engine.effects import Answered, Closed, Delivery, PeerFull, UpdateAnswered, UpdateRejected
 from zapserver.engine.errors import EngineError
 from zapserver.namespaces import Namespace, Namespaces
-from zapserver.requests import AbandonRequest, Request, SubscriptionRequest
+from zapserver.requests import AbandonRequest, Request, SubscriptionRequest, read_durability
+from zapserver.store import Durability, StoreError
 from zapwire.body import decode_cbor, decode_json, encode_cbor, encode_json
-from zapwire.envelope import FLAG_CBOR, Envelope, encode_ack, encode_response, encode_submit_reply
+from zapwire.envelope import FLAG_CBOR, Envelope, encode_ack, encode_response, encode_submit_reply, with_receipt
 from zapwire.errors import LocalProtocolError, ZapError
 from zapwire.failure import decode_failure
+from zapwire.handshake import Capability
 from zapwire.link import Link
 from zapwire.link_handler import not_served
 from zapwire.opcodes import Op
@@ -38,6 +44,9 @@ R = TypeVar("R")
 log = structlog.get_logger("zapserver")
 
 _NULL = b"null"
+_SUBMITS = frozenset({Op.TASK_SUBMIT, Op.TASK_SCHEDULE})
+SETTLE_SECONDS_MAX = 10.0
+"""How long an ending server waits for its disks."""
 RESUME_BYTES_MAX = 512 * 1024
 """A peer for which no more than this waits is reading."""
 CLIENT_CLOSED_REQUEST = 499
@@ -55,13 +64,26 @@ class Dispatcher:
         self.clock = clock
         self.on_deadline_moved: Callable[[], None] = _nothing
         """Called when `next_deadline_ms` may have become earlier."""
+        self.on_store_failure: Callable[[Namespace], None] = _nobody_mends
+        """Called when a namespace's store has failed and its engine is void."""
+        namespaces.on_open = self._watch
+        for namespace in namespaces:
+            self._watch(namespace)
         self._peers: dict[Link, _Peer] = {}
         self._links: dict[PeerKey, _Peer] = {}
         self._last_peer_key = 0
         self._announced_deadline_ms: int | None = None
         self._deadline_moved = False
+        self.is_ending = False
+        """The server ends: connections that close now lose nothing."""
+        self._unflushed: set[Namespace] = set()
+        """Where something was decided that the store does not know of yet."""
         self._full: list[tuple[PeerKey, Namespace]] = []
         """Peers that get nothing more before they have taken what they got."""
+
+    def _watch(self, namespace: Namespace) -> None:
+        namespace.journal.on_kept = self._after_steps
+        namespace.journal.on_failure = lambda: self.on_store_failure(namespace)
 
     # --- what a link tells ---------------------------------------------------------------------------
 
@@ -74,16 +96,22 @@ class Dispatcher:
         call = _Call(self, self._peers[link], request_id)
         opcode = envelope.opcode
         binary = BINARY_CALLS.get(opcode)
+        answer: bytes | None
         try:
             if binary is not None:
-                link.reply_raw(request_id, binary(call.in_namespace, message))
+                answer = binary(call.in_namespace, message)
+                if call.receipt:
+                    answer = with_receipt(answer, call.receipt, is_submit_reply=opcode in _SUBMITS)
             else:
-                self._answer(call, envelope)
-        except (EngineError, ZapError) as error:
-            self._refuse(link, request_id, opcode, error.status, str(error))
+                answer = self._answer(call, envelope)
+        except (EngineError, ZapError, StoreError) as error:
+            self.namespaces.count_refusal(error)
+            answer = _refusal(opcode, error.status, str(error))
         except Exception as error:
             log.exception("a call failed", opcode=opcode, peer=link.node_id)
-            self._refuse(link, request_id, opcode, 500, f"internal error: {type(error).__name__}")
+            answer = _refusal(opcode, 500, f"internal error: {type(error).__name__}")
+        if answer is not None:
+            self._leave(call, opcode, answer)
         self._perform(call.touched)
 
     def on_push(self, link: Link, envelope: Envelope) -> None:
@@ -100,15 +128,16 @@ class Dispatcher:
                 call.namespace_name = request.namespace
                 CALLS[Op.GRANT_CREDITS].answer(call, request)
                 self._perform(call.touched)
-        except (EngineError, ZapError) as error:
+        except (EngineError, ZapError, StoreError) as error:
             log.info("a one-way message was dropped", opcode=envelope.opcode, peer=link.node_id, reason=str(error))
 
     def _abandon(self, peer: _Peer, request_id: int) -> None:
         """The caller forgot its call: forget who waits for it, and take it off the list of unanswered calls."""
         now_ms = self.clock()
         for namespace in peer.namespaces:
-            namespace.engine.step(AbandonWait(waiter=(peer.key, request_id), peer=peer.key), now_ms)
-            self._perform(namespace)
+            if namespace.journal.failure is None:
+                namespace.step(AbandonWait(waiter=(peer.key, request_id), peer=peer.key), now_ms)
+                self._perform(namespace)
         if peer.link.owes(request_id):
             peer.link.reply(request_id, CLIENT_CLOSED_REQUEST, error="abandoned by its caller")
 
@@ -122,15 +151,20 @@ class Dispatcher:
         del self._links[peer.key]
         now_ms = self.clock()
         for namespace in peer.namespaces:
-            namespace.engine.step(PeerLost(peer=peer.key, reason=str(error)), now_ms)
-            self._perform(namespace)
+            # A namespace whose store fails is built again from its records, without this peer. A server that
+            # ends leaves everything as it is kept: what was held is free again when the next one starts.
+            if namespace.journal.failure is None and not self.is_ending:
+                namespace.step(PeerLost(peer=peer.key, reason=str(error)), now_ms)
+                self._perform(namespace)
         self._after_steps()
 
     # --- what the server's shell asks ----------------------------------------------------------------
 
     def next_deadline_ms(self) -> int | None:
         """When `tick` is due at the latest, in the clock's milliseconds."""
-        deadlines = [namespace.engine.next_deadline_ms() for namespace in self.namespaces]
+        deadlines = [
+            namespace.engine.next_deadline_ms() for namespace in self.namespaces if namespace.journal.failure is None
+        ]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def tick(self) -> None:
@@ -138,49 +172,94 @@ class Dispatcher:
         now_ms = self.clock()
         for namespace in list(self.namespaces):
             deadline_ms = namespace.engine.next_deadline_ms()
-            if deadline_ms is not None and deadline_ms <= now_ms:
-                namespace.engine.step(Tick(), now_ms)
+            if namespace.journal.failure is None and deadline_ms is not None and deadline_ms <= now_ms:
+                namespace.step(Tick(), now_ms)
                 self._perform(namespace)
-        self._resume_full_peers()
+        self._after_steps()
         self._announced_deadline_ms = self.next_deadline_ms()
         self._deadline_moved = False
 
-    def submit(self, command: Command[R], namespace: str = "") -> R:
-        """One step for a caller without a connection, such as the HTTP routes. Raises `EngineError`."""
-        target = self.namespaces.get(namespace)
+    def submit(self, command: Command[R], namespace: Namespace, durability: Durability = Durability.SYNCED) -> R:
+        """One step for a caller without a connection, such as the HTTP routes.
+
+        Wait for `kept` before anybody hears of it. Raises `EngineError` and `StoreError`.
+        """
+        namespace.journal.check_ready()
         try:
-            return target.engine.step(command, self.clock())
+            return namespace.step(command, self.clock(), durability)
         finally:
-            self._perform(target)
+            self._perform(namespace)
             self._after_steps()
+
+    async def kept(self, namespace: Namespace) -> None:
+        """Wait until everything that was decided so far is kept. Raises `StoreError` if it never is."""
+        outcomes: list[StoreError | None] = []
+        done = trio.Event()
+
+        def settle(error: StoreError | None = None) -> None:
+            outcomes.append(error)
+            done.set()
+
+        namespace.journal.send(settle, settle)
+        self._after_steps()
+        await done.wait()
+        if outcomes[0] is not None:
+            raise outcomes[0].with_traceback(None)
+
+    async def settle(self) -> None:
+        """Wait until everything that was decided is kept, or cannot be, for a while: the server is about to end."""
+        with trio.move_on_after(SETTLE_SECONDS_MAX):
+            for namespace in list(self.namespaces):
+                with suppress(StoreError):
+                    await self.kept(namespace)
+
+    def rebuild(self, namespace: Namespace) -> None:
+        """The store of a namespace is well again after a failure: go on from what was kept."""
+        live = [peer.key for peer in self._peers.values() if namespace in peer.namespaces]
+        namespace.rebuild(self.clock(), live)
+        self._perform(namespace)
+        self._after_steps()
 
     # --- answers ---------------------------------------------------------------------------------------
 
-    def _answer(self, call: _Call, envelope: Envelope) -> None:
+    def _answer(self, call: _Call, envelope: Envelope) -> bytes | None:
+        """The answer, or None when an effect will bring it."""
         handler = CALLS.get(envelope.opcode)
         if handler is None:
-            self._refuse(call.link, call.request_id, envelope.opcode, 501, not_served(envelope.opcode))
-            return
+            return _refusal(envelope.opcode, 501, not_served(envelope.opcode))
         request = _read(envelope, handler.request)
         call.namespace_name = request.namespace
+        if request.durability:
+            call.ask_for(request.durability)
         answer = handler.answer(call, request)
-        if answer is not DEFERRED:
-            body = encode_json(answer)
-            if envelope.flags & FLAG_CBOR:
-                body = encode_cbor(decode_json(body))
-            call.link.reply(call.request_id, 200, body, flags=envelope.flags & FLAG_CBOR)
+        if answer is DEFERRED:
+            return None
+        body = encode_json(answer)
+        if envelope.flags & FLAG_CBOR:
+            body = encode_cbor(decode_json(body))
+        return encode_response(200, body, "", envelope.flags & FLAG_CBOR, call.receipt)
 
-    def _refuse(self, link: Link, request_id: int, opcode: int, status: int, text: str) -> None:
-        if opcode in (Op.TASK_SUBMIT, Op.TASK_SCHEDULE):
-            message = encode_submit_reply(status, msgspec.json.encode({"error": text, "code": status}))
-        elif opcode in BINARY_CALLS:
-            message = encode_ack(status, text)
+    def _leave(self, call: _Call, opcode: int, answer: bytes) -> None:
+        """Answer a call as soon as what it asked for is as durable as it asked."""
+        namespace = call.seen
+        if namespace is None or call.durability is Durability.MEMORY:
+            self._reply(call.link, call.request_id, opcode, answer)
         else:
-            message = encode_response(status, _NULL, text)
+            namespace.journal.send(
+                partial(self._reply, call.link, call.request_id, opcode, answer),
+                lambda error: self._reply(
+                    call.link, call.request_id, opcode, _refusal(opcode, error.status, str(error))
+                ),
+            )
+
+    def _reply(self, link: Link, request_id: int, opcode: int, answer: bytes) -> None:
+        if not link.owes(request_id):  # the connection or the caller is gone
+            return
         try:
-            link.reply_raw(request_id, message)
-        except LocalProtocolError:
-            log.warning("a call was answered twice", opcode=opcode, peer=link.node_id)
+            link.reply_raw(request_id, answer)
+        except LocalProtocolError as error:
+            log.warning("an answer could not be sent", opcode=opcode, peer=link.node_id, reason=str(error))
+            link.reply_raw(request_id, _refusal(opcode, 500, f"the answer cannot be sent: {error}"))
 
     # --- effects ---------------------------------------------------------------------------------------
 
@@ -188,32 +267,42 @@ class Dispatcher:
         if namespace is None:
             return
         self._note_deadline(namespace)
+        self._unflushed.add(namespace)
         for effect in namespace.engine.take_effects():
             match effect:
                 case Closed():
-                    answer: object = shapes.closed(effect)
-                    self._reply_later(effect.waiter, encode_response(200, msgspec.json.encode(answer)))
+                    answer = encode_response(200, msgspec.json.encode(shapes.closed(effect)))
+                    self._answer_later(namespace, effect.waiter, answer)
                 case Answered(error=None):
-                    answer = query_answer(effect.result)
-                    self._reply_later(effect.waiter, encode_response(200, msgspec.json.encode(answer)))
+                    answer = encode_response(200, msgspec.json.encode(query_answer(effect.result)))
+                    self._answer_later(namespace, effect.waiter, answer)
                 case Answered(error=error):
                     assert error is not None
-                    self._reply_later(effect.waiter, encode_response(error.status, _NULL, str(error)))
+                    self._answer_later(namespace, effect.waiter, encode_response(error.status, _NULL, str(error)))
                 case UpdateAnswered():
-                    answer = shapes.updated(effect)
-                    self._reply_later(effect.waiter, encode_response(200, msgspec.json.encode(answer)))
+                    answer = encode_response(200, msgspec.json.encode(shapes.updated(effect)))
+                    self._answer_later(namespace, effect.waiter, answer)
                 case UpdateRejected():
                     text = f"update {effect.update_id!r} was rejected: {decode_failure(effect.failure).message}"
-                    self._reply_later(effect.waiter, encode_response(400, bytes(effect.failure), text))
+                    self._answer_later(namespace, effect.waiter, encode_response(400, bytes(effect.failure), text))
                 case PeerFull():
-                    self._full.append((effect.peer, namespace))
+                    namespace.journal.send(partial(self._full.append, (effect.peer, namespace)))
                 case _:
-                    peer = self._links.get(effect.peer)
-                    if peer is not None:
-                        opcode, body = delivery_body(effect, namespace.name)
-                        peer.link.send(opcode, body)
+                    namespace.journal.send(partial(self._push, effect, namespace))
 
-    def _reply_later(self, waiter: Waiter, message: bytes) -> None:
+    def _push(self, effect: Delivery, namespace: Namespace) -> None:
+        peer = self._links.get(effect.peer)
+        if peer is not None:
+            opcode, body = delivery_body(effect, namespace.name)
+            peer.link.send(opcode, body)
+
+    def _answer_later(self, namespace: Namespace, waiter: Waiter, message: bytes) -> None:
+        namespace.journal.send(
+            partial(self._answer_waiter, waiter, message),
+            lambda error: self._answer_waiter(waiter, encode_response(error.status, _NULL, str(error))),
+        )
+
+    def _answer_waiter(self, waiter: Waiter, message: bytes) -> None:
         assert isinstance(waiter, tuple)
         peer_key, request_id = waiter
         peer = self._links.get(peer_key)
@@ -229,7 +318,11 @@ class Dispatcher:
             self._deadline_moved = True
 
     def _after_steps(self) -> None:
-        self._resume_full_peers()
+        """Hand what was decided to the stores, and tell the timer of an earlier deadline."""
+        while self._unflushed or self._full:
+            while self._unflushed:
+                self._unflushed.pop().journal.flush()
+            self._resume_full_peers()
         if self._deadline_moved:
             self._deadline_moved = False
             self.on_deadline_moved()
@@ -252,8 +345,9 @@ class Dispatcher:
         self._after_steps()
 
     def _resume(self, peer: _Peer, namespace: Namespace) -> None:
-        namespace.engine.step(ResumePeer(peer=peer.key), self.clock())
-        self._perform(namespace)
+        if namespace.journal.failure is None:  # else it is built again, and with it what the peer has got
+            namespace.step(ResumePeer(peer=peer.key), self.clock())
+            self._perform(namespace)
 
 
 class _Peer:
@@ -269,7 +363,17 @@ class _Peer:
 class _Call:
     """A `calls.Call`: one call of one connection while it is handled."""
 
-    __slots__ = ("_dispatcher", "_peer", "namespace_name", "now_ms", "request_id", "touched")
+    __slots__ = (
+        "_dispatcher",
+        "_peer",
+        "durability",
+        "namespace_name",
+        "now_ms",
+        "receipt",
+        "request_id",
+        "seen",
+        "touched",
+    )
 
     def __init__(self, dispatcher: Dispatcher, peer: _Peer, request_id: int) -> None:
         self._dispatcher = dispatcher
@@ -277,7 +381,18 @@ class _Call:
         self.request_id = request_id
         self.namespace_name = ""
         self.now_ms = dispatcher.clock()
+        self.durability = Durability.SYNCED
+        """What the caller wants reached before it is answered; a store may be able to do less."""
+        self.receipt = 0
+        """For a peer that reads receipts, once something was asked of the engine."""
+        self.seen: Namespace | None = None
+        """What the answer tells of."""
         self.touched: Namespace | None = None
+        """What the call may have changed."""
+
+    def ask_for(self, durability: str) -> None:
+        """Take the level that the request names. Raises `Invalid`."""
+        self.durability = read_durability(durability)
 
     def in_namespace(self, namespace: str = "") -> _Call:
         self.namespace_name = namespace
@@ -294,7 +409,11 @@ class _Call:
 
     @property
     def namespace(self) -> Namespace:
-        return self._dispatcher.namespaces.get(self.namespace_name)
+        namespace = self._dispatcher.namespaces.get(self.namespace_name)
+        if namespace.journal.failure is not None:
+            raise namespace.journal.failure.with_traceback(None)
+        self.seen = namespace
+        return namespace
 
     @property
     def peer(self) -> PeerKey:
@@ -310,9 +429,25 @@ class _Call:
 
     def step(self, command: Command[R]) -> R:
         namespace = self.namespace
-        self.touched = namespace
+        namespace.journal.check_ready()
+        self.changes(namespace)
         self._peer.namespaces.add(namespace)
-        return namespace.engine.step(command, self.now_ms)
+        return namespace.step(command, self.now_ms, self.durability)
+
+    def changes(self, namespace: Namespace) -> None:
+        """This call changes `namespace`: its answer waits for the store."""
+        self.seen = self.touched = namespace
+        if Capability.RECEIPTS in self._peer.link.capabilities:
+            self.receipt = 1 + min(self.durability, namespace.journal.durability)
+
+
+def _refusal(opcode: int, status: int, text: str) -> bytes:
+    """A failure in the layout in which the opcode is answered."""
+    if opcode in _SUBMITS:
+        return encode_submit_reply(status, msgspec.json.encode({"error": text, "code": status}))
+    if opcode in BINARY_CALLS:
+        return encode_ack(status, text)
+    return encode_response(status, _NULL, text)
 
 
 RequestT = TypeVar("RequestT", bound=Request)
@@ -328,3 +463,7 @@ def _read(envelope: Envelope, request: type[RequestT]) -> RequestT:
 
 def _nothing() -> None:
     return None
+
+
+def _nobody_mends(namespace: Namespace) -> None:
+    log.error("the store failed", namespace=namespace.name, reason=str(namespace.journal.failure))

@@ -27,8 +27,10 @@ from zapserver import requests
 from zapserver.calls.tasks import start_task
 from zapserver.dispatch import Dispatcher
 from zapserver.engine.commands import Action, Command, PeerKey, PutSchedule, ScheduleSpec, Waiter
-from zapserver.engine.errors import EngineError, Invalid
+from zapserver.engine.errors import EngineError, Invalid, LimitReached
+from zapserver.engine.limits import SMALL_PAYLOAD_BYTES_MAX
 from zapserver.namespaces import Namespace, Namespaces
+from zapserver.store import Durability, StoreError
 from zaptasks.duration import MILLISECOND
 from zaptasks.spec import Interval, parse_spec
 from zapwire.body import BODY_BYTES_MAX, decode_json
@@ -102,11 +104,13 @@ def make_app(dispatcher: Dispatcher) -> Starlette:
             HttpError: _refused,
             EngineError: _refused,
             ZapError: _refused,
+            StoreError: _refused,
             ClientDisconnect: _disconnected,
             Exception: _failed,
         },
     )
     app.router.redirect_slashes = False
+    app.state.namespaces = dispatcher.namespaces
     return app
 
 
@@ -117,7 +121,10 @@ class _Routes:
     async def start_task(self, request: Request) -> Response:
         body = await _read_body(request, TaskBody)
         call = self._call(request)
+        if body.durability:
+            call.ask_for(body.durability)
         started = start_task(call, body.workflow_type, requests.payload(body.input, "input"), body)
+        await call.kept()
         return _json({"workflow_id": started.workflow_id, "run_id": started.run_id, "is_new": started.is_new})
 
     async def put_schedule(self, request: Request) -> Response:
@@ -125,7 +132,8 @@ class _Routes:
         # The path is what is left after a proxy has cleaned it; the body's name is exact.
         name = body.schedule_id or request.path_params["name"]
         task = body.schedule.action.start_workflow
-        self._call(request).step(
+        call = self._call(request)
+        call.step(
             PutSchedule(
                 schedule_id=name,
                 spec=_spec(body.schedule.spec),
@@ -136,10 +144,11 @@ class _Routes:
                     workflow_id=task.workflow_id,
                     input=requests.payload(task.input, "input"),
                     retry_policy=None if task.retry_policy is None else task.retry_policy.policy(),
-                    memo=requests.payload(task.memo, "memo", requests.SMALL_PAYLOAD_BYTES_MAX),
+                    memo=requests.payload(task.memo, "memo", SMALL_PAYLOAD_BYTES_MAX),
                 ),
             )
         )
+        await call.kept()
         return _json({"schedule_id": name, "status": "scheduled"})
 
     async def health(self, request: Request) -> Response:
@@ -149,7 +158,10 @@ class _Routes:
         counts: Counter[str] = Counter()
         for namespace in self._dispatcher.namespaces:
             counts.update(namespace.engine.views.counts())
-        return _json({**self._health(), "namespaces": len(self._dispatcher.namespaces), "counts": counts})
+        namespaces = self._dispatcher.namespaces
+        return _json(
+            {**self._health(), "namespaces": len(namespaces), "counts": {**counts, "refused": namespaces.refused}}
+        )
 
     def _health(self) -> dict[str, Any]:
         return {"service": "tasks", "status": "ok", "namespace": self._dispatcher.namespaces.default}
@@ -170,6 +182,7 @@ class _HttpCall:
     now_ms: int
     peer: PeerKey = 0
     peer_name: str = "http"
+    durability: Durability = Durability.SYNCED
 
     @property
     def waiter(self) -> Waiter:
@@ -179,7 +192,18 @@ class _HttpCall:
         raise AssertionError("no HTTP route waits for an effect")
 
     def step(self, command: Command[R]) -> R:
-        return self._dispatcher.submit(command, self.namespace.name)
+        return self._dispatcher.submit(command, self.namespace, self.durability)
+
+    def ask_for(self, durability: str) -> None:
+        self.durability = requests.read_durability(durability)
+
+    def changes(self, namespace: Namespace) -> None:
+        raise AssertionError("no HTTP route changes a namespace itself")
+
+    async def kept(self) -> None:
+        """Wait until the answer may leave. Raises `StoreError`."""
+        if self.durability is not Durability.MEMORY:
+            await self._dispatcher.kept(self.namespace)
 
 
 def _spec(body: SpecBody) -> ScheduleSpec:
@@ -235,6 +259,11 @@ def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> 
 
 def _refused(request: Request, error: Exception) -> Response:
     status = getattr(error, "status", 500)
+    if isinstance(error, LimitReached):
+        request.app.state.namespaces.count_refusal(error)
+        if error.retry_after_ms is not None:
+            body = {"error": str(error), "code": status, "retry_after_ms": error.retry_after_ms}
+            return _json(body, status, {"retry-after": str(-(-error.retry_after_ms // 1000))})
     # What was not read of a body would be taken for the next request.
     return _error(status, str(error), {"connection": "close"} if status in (408, 413, 415) else None)
 

@@ -4,38 +4,131 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from random import random
+from typing import TypeAlias, TypeVar
+
+import msgspec
 
 from zapserver.engine import Engine, Limits
+from zapserver.engine.commands import Command, PeerKey
 from zapserver.engine.errors import Invalid, LimitReached, NotFound
+from zapserver.engine.tables import Table
+from zapserver.journal import Journal, Writer
+from zapserver.limits import NAMESPACES_MAX
+from zapserver.store import Batch, Durability, MemoryStore, QueueFull, Store
+
+R = TypeVar("R")
+
+SYNCED = Durability.SYNCED
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-NAMESPACES_MAX = 10_000
 RETENTION_MS_DEFAULT = 720 * 3_600_000
+CLOSED_IN_MEMORY_MAX = 100_000
+"""Closed executions of a namespace that is not on a disk; the oldest are forgotten first. About 1 KiB each."""
 ACTIONS_PER_SECOND_DEFAULT = 400
 """What Go's server reports as `apsLimit`."""
 
 
-@dataclass(slots=True, eq=False)
-class Namespace:
-    name: str
-    engine: Engine
+OpenStore: TypeAlias = Callable[[str], tuple[Store, Writer | None]]
+"""From a namespace's name to its store, and to the writer that commits to it unless the store does so at once."""
+
+_ABOUT = "namespace"
+"""In the table `meta`: what a namespace is called and may do."""
+
+
+class About(msgspec.Struct, omit_defaults=True):
+    """What is kept of a namespace beside its work."""
+
     created_ms: int
     description: str = ""
     owner_email: str = ""
     retention_ms: int = RETENTION_MS_DEFAULT
 
 
+class Namespace:
+    """One namespace: its engine, its store, and the journal between them."""
+
+    def __init__(self, name: str, store: Store, writer: Writer | None, *, limits: Limits, now_ms: int) -> None:
+        """Take up what `store` has. Raises `StoreError`."""
+        self.name = name
+        self.store = store
+        self.journal = Journal(store, writer)
+        self._limits = limits
+        self.engine = Engine(new_id=new_id, random=random, limits=limits, reader=self.journal.reader)
+        self.damaged = self.engine.recover(now_ms)
+        """What could not be read of the store, and is not served."""
+        about = store.get(Table.META, (_ABOUT,))
+        self.about = About(now_ms) if about is None else msgspec.json.decode(about, type=About)
+        self._keep(SYNCED)
+        if about is None:
+            self.describe()
+
+    def step(self, command: Command[R], now_ms: int, durability: Durability = SYNCED) -> R:
+        """One step of the engine; what it changes is on its way to the store when this returns.
+
+        Raises `EngineError`, and `StoreError` when the store takes nothing at present: then nothing happened.
+        """
+        self.journal.check_ready()
+        try:
+            return self.engine.step(command, now_ms)
+        finally:
+            self._keep(durability)
+
+    def describe(self, *, description: str = "", owner_email: str = "", retention_ms: int = 0) -> None:
+        """Change what is given and keep the rest."""
+        self.journal.check_ready()
+        about = self.about
+        self.about = About(
+            about.created_ms,
+            description or about.description,
+            owner_email or about.owner_email,
+            retention_ms or about.retention_ms,
+        )
+        batch = Batch()
+        batch.put(Table.META, (_ABOUT,), msgspec.json.encode(self.about))
+        self.journal.add(batch, SYNCED)
+
+    def rebuild(self, now_ms: int, live: Iterable[PeerKey]) -> None:
+        """After a failed commit, once the store is well: the engine again, from what was kept."""
+        old = self.engine
+        self.engine = Engine(new_id=new_id, random=random, limits=self._limits, reader=self.journal.reader)
+        self.damaged = self.engine.recover(now_ms, old=old, live=live)
+        self._keep(SYNCED)
+
+    def _keep(self, durability: Durability) -> None:
+        self.journal.add(self.engine.take_changes(), durability)
+
+
 class Namespaces:
     """By name. A namespace must be registered before anything happens in it; the default one always is."""
 
-    def __init__(self, default: str = "default", *, now_ms: int, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        default: str = "default",
+        *,
+        now_ms: int,
+        limits: Limits | None = None,
+        open_store: OpenStore | None = None,
+        known: Iterable[str] = (),
+        namespaces_max: int = NAMESPACES_MAX,
+    ) -> None:
+        """Open the default namespace and those that are `known` to have a store. Raises `StoreError`."""
         self._limits = limits or Limits()
+        self._open_store = open_store or _in_memory
+        self._namespaces_max = namespaces_max
+        self.refused: Counter[str] = Counter()
+        """How often each limit refused something, in any namespace, since the start."""
         self._by_name: dict[str, Namespace] = {}
+        self.on_open: Callable[[Namespace], None] = _nothing
+        """Called with each namespace that is registered from now on."""
         self.default = default
-        self.register(default, now_ms, description="Default namespace")
+        for name in sorted({default, *known}):
+            self._open(name, now_ms)
+        if not self._by_name[default].about.description:
+            self._by_name[default].describe(description="Default namespace")
 
     def get(self, name: str) -> Namespace:
         """The namespace, or the default one for "". Raises `NotFound`."""
@@ -48,20 +141,33 @@ class Namespaces:
     def register(
         self, name: str, now_ms: int, *, description: str = "", owner_email: str = "", retention_ms: int = 0
     ) -> Namespace:
-        """Create a namespace; one that exists keeps its work and takes the new description."""
+        """Create a namespace; one that exists keeps its work and takes the new description. Raises `StoreError`."""
         if not name:
             raise Invalid("namespace name required")
         check_namespace_name(name)
         namespace = self._by_name.get(name)
         if namespace is None:
-            if len(self._by_name) >= NAMESPACES_MAX:
-                raise LimitReached(f"{NAMESPACES_MAX} namespaces exist, the limit")
-            engine = Engine(new_id=_new_id, random=random, limits=self._limits)
-            namespace = self._by_name[name] = Namespace(name=name, engine=engine, created_ms=now_ms)
-        namespace.description = description or namespace.description
-        namespace.owner_email = owner_email or namespace.owner_email
-        namespace.retention_ms = retention_ms or namespace.retention_ms
+            if len(self._by_name) >= self._namespaces_max:
+                raise LimitReached(f"{len(self)} namespaces exist, as many as may", limit="namespaces")
+            namespace = self._open(name, now_ms)
+        namespace.describe(description=description, owner_email=owner_email, retention_ms=retention_ms)
         return namespace
+
+    def _open(self, name: str, now_ms: int) -> Namespace:
+        store, writer = self._open_store(name)
+        limits = self._limits
+        if store.durability is Durability.MEMORY and not limits.closed_executions_max:
+            limits = msgspec.structs.replace(limits, closed_executions_max=CLOSED_IN_MEMORY_MAX)
+        namespace = self._by_name[name] = Namespace(name, store, writer, limits=limits, now_ms=now_ms)
+        self.on_open(namespace)
+        return namespace
+
+    def count_refusal(self, error: Exception) -> None:
+        """Take note of a refusal, if it is one of a limit."""
+        if isinstance(error, LimitReached):
+            self.refused[error.limit] += 1
+        elif isinstance(error, QueueFull):
+            self.refused["store-queue"] += 1
 
     def __iter__(self) -> Iterator[Namespace]:
         return iter(self._by_name.values())
@@ -70,11 +176,23 @@ class Namespaces:
         return len(self._by_name)
 
 
+def _nothing(namespace: Namespace) -> None:
+    return None
+
+
+def _in_memory(name: str) -> tuple[Store, Writer | None]:
+    return MemoryStore(Table), None
+
+
 def check_namespace_name(name: str) -> None:
     """Names become file names, so no path may hide in them."""
     if not NAME.fullmatch(name) or name in (".", ".."):
         raise Invalid(f"invalid namespace {name[:80]!r}: 1 to 64 of A-Z a-z 0-9 _ . - and not '.' or '..'")
 
 
-def _new_id() -> str:
-    return secrets.token_hex(16)
+def new_id() -> str:
+    """32 hex digits: the time in milliseconds, then 80 random bits.
+
+    Ids that begin with the time land on the same few pages of the store's tree, random ones on a page each.
+    """
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"

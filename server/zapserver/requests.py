@@ -23,10 +23,12 @@ from zapserver.engine.commands import (
     ScheduleSpec,
     WorkflowTimeouts,
 )
-from zapserver.engine.errors import Invalid, TooLarge
+from zapserver.engine.errors import Invalid
+from zapserver.engine.limits import PAYLOAD_BYTES_MAX, SMALL_PAYLOAD_BYTES_MAX
 from zapserver.engine.retry import RetryPolicy
-from zapserver.engine.validation import TASK_MS_MAX
+from zapserver.engine.validation import TASK_MS_MAX, too_large
 from zapserver.engine.views import PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX
+from zapserver.store.interface import Durability
 from zapwire.frame import Buffer
 
 DEFAULT_TASK_QUEUE = "default"
@@ -46,6 +48,8 @@ class Request(msgspec.Struct):
     """What every body may carry."""
 
     namespace: str = ""
+    durability: str = ""
+    """Ours: what the answer waits for: "memory", "written" or "synced" (the default)."""
 
 
 class ExecutionRequest(Request):
@@ -97,9 +101,7 @@ class TaskOptions(Request):
     id_conflict_policy: str = ""
 
     def timeouts(self) -> ActivityTimeouts | None:
-        if self.schedule_to_start_ms or self.schedule_to_close_ms or self.start_to_close_ms or self.heartbeat_ms:
-            return activity_timeouts(self)
-        return None
+        return _task_timeouts(self)
 
 
 class WorkflowTimeoutsBody(msgspec.Struct):
@@ -258,9 +260,16 @@ class AnswerQueryRequest(Request):
     error: str = ""
 
 
+class IntervalBody(msgspec.Struct):
+    interval_ms: int = 0
+    phase_ms: int | None = None
+
+
 class SpecBody(msgspec.Struct):
     cron: list[str] | None = None
     interval_ms: int = 0
+    phase_ms: int | None = None
+    intervals: list[IntervalBody] | None = None
     start_time_ms: int | None = None
     end_time_ms: int | None = None
     jitter_ms: int = 0
@@ -270,6 +279,8 @@ class SpecBody(msgspec.Struct):
         return ScheduleSpec(
             cron=tuple(self.cron or ()),
             interval_ms=self.interval_ms,
+            phase_ms=self.phase_ms,
+            intervals=tuple((item.interval_ms, item.phase_ms) for item in self.intervals or ()),
             start_ms=self.start_time_ms or None,
             end_ms=self.end_time_ms or None,
             jitter_ms=self.jitter_ms,
@@ -278,7 +289,7 @@ class SpecBody(msgspec.Struct):
 
     @property
     def is_empty(self) -> bool:
-        return not self.cron and not self.interval_ms
+        return not self.cron and not self.interval_ms and not self.intervals
 
 
 class ActionBody(msgspec.Struct):
@@ -287,8 +298,16 @@ class ActionBody(msgspec.Struct):
     task_queue: str = ""
     input: msgspec.Raw = ABSENT
     is_task: bool = False
-    """Ours: start a one-shot task of this type, not a workflow."""
+    """Ours: start a one-shot task of this type, not a workflow. What follows is ours too."""
     retry_policy: RetryPolicyBody | None = None
+    timeouts: WorkflowTimeoutsBody | None = None
+    """Of a workflow; a task has the four that follow, as in 0x50."""
+    schedule_to_start_ms: int = 0
+    schedule_to_close_ms: int = 0
+    start_to_close_ms: int = 0
+    heartbeat_ms: int = 0
+    memo: msgspec.Raw = ABSENT
+    search_attributes: dict[str, Any] | None = None
 
     def action(self) -> Action:
         return Action(
@@ -298,19 +317,28 @@ class ActionBody(msgspec.Struct):
             workflow_id=self.workflow_id,
             input=payload(self.input, "input"),
             retry_policy=None if self.retry_policy is None else self.retry_policy.policy(),
+            memo=payload(self.memo, "memo", SMALL_PAYLOAD_BYTES_MAX),
+            timeouts=workflow_timeouts(self.timeouts),
+            task_timeouts=_task_timeouts(self),
+            search_attributes=self.search_attributes,
         )
 
 
 class ScheduleBody(msgspec.Struct):
+    """A number that is 0 is not given, as Go's peers write it."""
+
     id: str = ""
     spec: SpecBody = msgspec.field(default_factory=SpecBody)
     action: ActionBody = msgspec.field(default_factory=ActionBody)
     paused: bool | None = None
     overlap_policy: str = ""
+    catchup_window_ms: int = 0
+    pause_on_failure: bool | None = None
+    remaining_actions: int = 0
 
 
 class ScheduleRequest(Request):
-    """0x70 to 0x76."""
+    """0x70 to 0x76, 0x98 and 0x99."""
 
     schedule_id: str = ""
     scheduleId: str = ""  # noqa: N815
@@ -319,6 +347,8 @@ class ScheduleRequest(Request):
     note: str = ""
     overlap_policy: str = ""
     request_id: str = ""
+    start_time_ms: int | None = None
+    end_time_ms: int | None = None
     page_size: int = 0
     next_page_token: str = ""
 
@@ -347,6 +377,7 @@ class NamespaceRequest(Request):
 
 class DeadLetterRequest(ExecutionRequest):
     page_size: int = 0
+    next_page_token: str = ""
     identity: str = ""
 
 
@@ -369,13 +400,6 @@ def activity_timeouts(body: Timed) -> ActivityTimeouts:
 
 
 # --- payloads --------------------------------------------------------------------------------------
-
-
-PAYLOAD_BYTES_MAX = 4 * 1024 * 1024
-"""The longest payload. It travels to workers as a JSON string, up to twice as long, and must fit a frame of 10 MiB."""
-
-SMALL_PAYLOAD_BYTES_MAX = 256 * 1024
-"""The longest heartbeat detail or memo: they travel beside a payload."""
 
 
 def payload(raw: msgspec.Raw, what: str, bytes_max: int = PAYLOAD_BYTES_MAX) -> Payload | None:
@@ -424,10 +448,7 @@ def _base64_or_json(text: bytes) -> Payload:
 
 def _bounded(found: Payload, what: str, bytes_max: int) -> Payload:
     if len(found) > bytes_max:
-        raise TooLarge(
-            f"the {what} has {len(found)} bytes; at most {bytes_max} are allowed:"
-            " keep it elsewhere and send where it is"
-        )
+        raise too_large(what, len(found), bytes_max, is_small=bytes_max == SMALL_PAYLOAD_BYTES_MAX)
     return found
 
 
@@ -452,6 +473,15 @@ def base64_text(data: bytes) -> str:
 def page_size(asked: int) -> int:
     """The page size to use: the default for 0, and never more than the bound."""
     return min(asked, PAGE_SIZE_MAX) if asked > 0 else PAGE_SIZE_DEFAULT
+
+
+def read_durability(name: str) -> Durability:
+    """The level that a request names. Raises `Invalid`."""
+    try:
+        return Durability[name.upper()]
+    except KeyError:
+        known = ", ".join(repr(level.name.lower()) for level in Durability)
+        raise Invalid(f"durability {name[:40]!r} is not one of {known}") from None
 
 
 SPAN_MS_MAX = 100 * 365 * 24 * 3_600_000
@@ -481,3 +511,15 @@ def _span(what: str, milliseconds: int) -> int:
     if not 0 <= milliseconds <= SPAN_MS_MAX:
         raise Invalid(f"{what} is {milliseconds}; it must be 0 (none) to {SPAN_MS_MAX} ms")
     return milliseconds
+
+
+def _task_timeouts(body: TaskOptions | ActionBody) -> ActivityTimeouts | None:
+    """Those of a one-shot task; None when none is given."""
+    if body.schedule_to_start_ms or body.schedule_to_close_ms or body.start_to_close_ms or body.heartbeat_ms:
+        return ActivityTimeouts(
+            schedule_to_start_ms=_span("schedule_to_start_ms", body.schedule_to_start_ms),
+            schedule_to_close_ms=_span("schedule_to_close_ms", body.schedule_to_close_ms),
+            start_to_close_ms=_span("start_to_close_ms", body.start_to_close_ms),
+            heartbeat_ms=_span("heartbeat_ms", body.heartbeat_ms),
+        )
+    return None

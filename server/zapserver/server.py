@@ -17,25 +17,29 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 
+import structlog
 import trio
 
+from zapserver.clock import SteadyClock
 from zapserver.dispatch import Dispatcher
 from zapserver.http import make_app
 from zapserver.http_host import bind_http, serve_http
+from zapserver.mending import Mender
 from zapserver.namespaces import Namespaces
-from zapserver.settings import Address, Settings
+from zapserver.settings import MEMORY, Address, Settings
+from zapserver.store import StoreError
+from zapserver.stores import Stores
+from zapserver.sweeping import Sweeper
 from zapserver.timer import Timer
 from zaptasks.groups import unwrapped
+from zapwire.link_group import LinkLimits
 from zapwire.listener import open_listener
+
+log = structlog.get_logger("zapserver")
 
 
 class StartError(Exception):
-    """The server cannot start; the message says which address is in the way, and why."""
-
-
-def wall_clock_ms() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
+    """The server cannot start; the message says which address or file is in the way, and why."""
 
 
 class Server:
@@ -49,18 +53,25 @@ class Server:
 
 @asynccontextmanager
 async def open_server(
-    settings: Settings, *, clock: Callable[[], int] = wall_clock_ms, ssl_context: ssl.SSLContext | None = None
+    settings: Settings, *, clock: Callable[[], int] | None = None, ssl_context: ssl.SSLContext | None = None
 ) -> AsyncIterator[Server]:
     """Serve until the block ends. With `ssl_context`, ZAP is spoken over TLS.
 
-    `clock` returns milliseconds since the epoch.
+    `clock` returns milliseconds since the epoch; by default it is a `SteadyClock`.
 
     Raises:
-        StartError: an address cannot be had; nothing has been served.
+        StartError: an address or the data cannot be had; nothing has been served.
     """
-    dispatcher = Dispatcher(Namespaces(settings.namespace, now_ms=clock()), clock=clock)
+    bounds = settings.server_limits
     with unwrapped():
         async with AsyncExitStack() as stack:
+            stores = Stores(settings.data)
+            stack.callback(stores.close)
+            steady = SteadyClock()
+            clock = clock or steady
+            namespaces = _open_namespaces(stores, settings, clock())
+            steady.not_before(max(namespace.engine.now_ms for namespace in namespaces))
+            dispatcher = Dispatcher(namespaces, clock=clock)
             try:
                 http_sockets = await bind_http(settings.http.host, settings.http.port)
             except OSError as error:
@@ -77,20 +88,63 @@ async def open_server(
                         node_id=settings.node_id,
                         details={"sdk": "zapserver", "version": version("zaptasks")},
                         ssl_context=ssl_context,
+                        limits=LinkLimits(unanswered_calls=bounds.calls_in_flight_max),
+                        connections_max=bounds.connections_max,
+                        connections_per_address_max=bounds.connections_per_address_max,
+                        refused=dispatcher.namespaces.refused,
                     )
                 )
             except OSError as error:
                 raise StartError(_cannot_listen("ZAP", settings.zap, error)) from None
             timers = await stack.enter_async_context(trio.open_nursery())
             timers.start_soon(Timer(dispatcher).run)
+            timers.start_soon(Mender(dispatcher).run)
+            timers.start_soon(Sweeper(dispatcher).run)
             async with trio.open_nursery() as serving:
                 draining = trio.Event()
                 await serving.start(serve_http, make_app(dispatcher), http_sockets, draining)
                 yield Server(dispatcher, Address(*listener.address), http_address)
                 # Both at once, so that neither takes anything new while the other one ends.
                 draining.set()
+                dispatcher.is_ending = True
+                await dispatcher.settle()
                 serving.start_soon(listener.aclose)
             timers.cancel_scope.cancel()
+
+
+def _open_namespaces(stores: Stores, settings: Settings, now_ms: int) -> Namespaces:
+    began = time.perf_counter()
+    try:
+        namespaces = Namespaces(
+            settings.namespace,
+            now_ms=now_ms,
+            limits=settings.limits,
+            open_store=stores.open,
+            known=stores.known(),
+            namespaces_max=settings.server_limits.namespaces_max,
+        )
+    except StoreError as error:
+        raise StartError(f"data directory {settings.data}: {error}") from error
+    except OSError as error:
+        raise StartError(f"data directory {settings.data} cannot be used: {error}") from error
+    if settings.data != MEMORY:
+        _tell_what_was_found(namespaces, settings.data, time.perf_counter() - began)
+    return namespaces
+
+
+def _tell_what_was_found(namespaces: Namespaces, data: str, seconds: float) -> None:
+    counts = [namespace.engine.views.counts() for namespace in namespaces]
+    log.info(
+        "opened",
+        data=data,
+        namespaces=len(namespaces),
+        open_executions=sum(each["open_executions"] for each in counts),
+        schedules=sum(each["schedules"] for each in counts),
+        seconds=round(seconds, 3),
+    )
+    for namespace in namespaces:
+        for damage in namespace.damaged:
+            log.error("a record is damaged and not served", namespace=namespace.name, reason=str(damage))
 
 
 def _cannot_listen(what: str, address: Address, error: OSError) -> str:

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 
 from zapserver.engine.errors import Invalid
+from zapserver.engine.limits import Limits
+from zapserver.limits import ServerLimits
 from zapserver.namespaces import check_namespace_name
 from zapwire.errors import LocalProtocolError
 from zapwire.handshake import Hello, encode_hello
@@ -20,7 +22,9 @@ HTTP_PORT_DEFAULT = 7243
 LOOPBACK = "127.0.0.1"
 
 MEMORY = ":memory:"
-"""The data directory that keeps nothing."""
+"""Instead of a data directory: keep nothing."""
+
+DATA_DEFAULT = "./tasks-data"
 
 NODE_ID_DEFAULT = "zaptasks"
 
@@ -79,8 +83,12 @@ class Settings:
     namespace: str = "default"
     """Registered at start, and meant by every call that names none."""
     data: str = MEMORY
+    """The data directory, or `MEMORY`. The command `serve` has a default of its own, `DATA_DEFAULT`."""
     node_id: str = NODE_ID_DEFAULT
     """What the server calls itself in the handshake."""
+    limits: Limits = Limits()
+    """Of each namespace."""
+    server_limits: ServerLimits = ServerLimits()
     allow_anonymous: bool = False
     """Serve the network without asking anyone who they are."""
     require_identity: bool = False
@@ -95,11 +103,8 @@ class Settings:
             encode_hello(Hello(self.node_id))
         except LocalProtocolError as error:
             raise SettingsError(str(error)) from None
-        if self.data != MEMORY:
-            raise SettingsError(
-                f"data directory {self.data!r}: this version keeps nothing on disk, and would lose what a caller"
-                f" believes to be stored; start it with --data {MEMORY} to run without storage"
-            )
+        if not self.data:
+            raise SettingsError(f"the data directory is empty: name a directory, or {MEMORY} to keep nothing")
         if self.require_identity or self.jwks_url:
             raise SettingsError(
                 "identities are asked for (TASKSD_REQUIRE_IDENTITY or TASKSD_JWKS_URL), and this version cannot check"

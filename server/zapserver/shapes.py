@@ -5,21 +5,24 @@ Where Go's SDK and Go's server disagree about a shape, the answer carries both.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import msgspec
 
-from zapserver.engine.commands import UpdateStage
+from zapserver.engine.commands import Action, ScheduleSpec, UpdateStage
 from zapserver.engine.effects import Closed, UpdateAnswered
 from zapserver.engine.executions import rfc3339
 from zapserver.engine.explaining import Waiting
-from zapserver.engine.records import Event, Execution, Schedule
+from zapserver.engine.records import Event, Execution, RecentAction, Schedule
 from zapserver.engine.retry import RetryPolicy
 from zapserver.namespaces import ACTIONS_PER_SECOND_DEFAULT, Namespace
 from zapwire.failure import Failure, decode_failure, encode_failure
 
 NAMESPACE_REGISTERED = 1
 LISTED_FAILURE_BYTES_MAX = 4_096
+RUNNING_SHOWN_MAX = 1_000
+"""A schedule that allows overlaps may have more open runs than fit an answer; `running_count` says how many."""
 
 
 def info(execution: Execution) -> dict[str, Any]:
@@ -140,52 +143,100 @@ def waiting(item: Waiting) -> dict[str, Any]:
 
 def schedule(item: Schedule) -> dict[str, Any]:
     """The flat shape of Go's server: {id, spec, action, paused}."""
-    spec, action = item.spec, item.action
-    spec_shape: dict[str, Any] = {"cron": list(spec.cron) or None}
+    shape: dict[str, Any] = {
+        "id": item.schedule_id,
+        "spec": _spec(item.spec),
+        "action": _action(item.action),
+        "paused": item.paused,
+        "overlap_policy": item.overlap.value,
+    }
+    for name, value in (
+        ("catchup_window_ms", item.catchup_window_ms),
+        ("pause_on_failure", item.pause_on_failure),
+        ("remaining_actions", item.remaining_actions),
+    ):
+        if value or (value == 0 and value is not False):
+            shape[name] = value
+    return shape
+
+
+def _spec(spec: ScheduleSpec) -> dict[str, Any]:
+    shape: dict[str, Any] = {"cron": list(spec.cron) or None}
     for name, value in (
         ("interval_ms", spec.interval_ms),
+        ("intervals", [_interval(*interval) for interval in spec.intervals]),
         ("start_time_ms", spec.start_ms),
         ("end_time_ms", spec.end_ms),
         ("jitter_ms", spec.jitter_ms),
         ("timezone", spec.timezone),
     ):
         if value:
-            spec_shape[name] = value
-    action_shape: dict[str, Any] = {"workflow_type": action.type, "task_queue": action.task_queue}
-    if action.workflow_id:
-        action_shape["workflow_id"] = action.workflow_id
-    if action.input is not None:
-        action_shape["input"] = action.input
+            shape[name] = value
+    if spec.phase_ms is not None:
+        shape["phase_ms"] = spec.phase_ms
+    return shape
+
+
+def _interval(interval_ms: int, phase_ms: int | None) -> dict[str, int]:
+    return {"interval_ms": interval_ms} if phase_ms is None else {"interval_ms": interval_ms, "phase_ms": phase_ms}
+
+
+def _action(action: Action) -> dict[str, Any]:
+    shape: dict[str, Any] = {"workflow_type": action.type, "task_queue": action.task_queue}
     if action.is_task:
-        action_shape["is_task"] = True
+        shape["is_task"] = True
+    for name in ("workflow_id", "input", "memo", "search_attributes"):
+        value = getattr(action, name)
+        if value:
+            shape[name] = value
     if action.retry_policy is not None:
-        action_shape["retry_policy"] = retry_policy(action.retry_policy)
-    return {
-        "id": item.schedule_id,
-        "spec": spec_shape,
-        "action": action_shape,
-        "paused": item.paused,
-        "overlap_policy": item.overlap.value,
+        shape["retry_policy"] = retry_policy(action.retry_policy)
+    spans = {
+        "workflow_execution_ms": action.timeouts.execution_ms,
+        "workflow_run_ms": action.timeouts.run_ms,
     }
+    if any(spans.values()):
+        shape["timeouts"] = {name: ms for name, ms in spans.items() if ms}
+    if action.task_timeouts is not None:
+        shape.update((name, ms) for name, ms in msgspec.structs.asdict(action.task_timeouts).items() if ms)
+    return shape
 
 
 def described_schedule(item: Schedule, next_slots: list[int]) -> dict[str, Any]:
     """The flat shape and the SDK's {schedule, info} in one."""
     flat = schedule(item)
-    running = [run for run in item.running if run.status.is_open]
     details: dict[str, Any] = {
+        "state": item.state,
         "action_count": item.action_count,
         "missed_catchup_count": item.missed,
         "overlap_skipped": item.skipped_overlap,
-        "buffer_dropped": 0,
-        "buffer_size": item.buffered,
-        "running_workflows": [{"workflow_id": run.workflow_id, "run_id": run.run_id} for run in running],
+        "buffer_dropped": item.buffer_dropped,
+        "buffer_size": len(item.buffered),
+        "running_workflows": [
+            {"workflow_id": workflow_id, "run_id": run_id}
+            for run_id, workflow_id in islice(item.open_runs.items(), RUNNING_SHOWN_MAX)
+        ],
+        "running_count": len(item.open_runs),
+        "recent_actions": [_recent_action(action) for action in item.recent_actions],
+        "backfill_slots": sum(len(backfill.slots) for backfill in item.backfills),
         "create_time": rfc3339(item.created_ms),
+        "update_time": rfc3339(item.updated_ms),
         "next_action_times": [rfc3339(slot) for slot in next_slots],
     }
+    if item.remaining_actions is not None:
+        details["remaining_actions"] = item.remaining_actions
     if item.note:
         details["note"] = item.note
     return {**flat, "schedule": flat, "info": details}
+
+
+def _recent_action(action: RecentAction) -> dict[str, Any]:
+    return {
+        "schedule_time": rfc3339(action.slot_ms),
+        "start_time": rfc3339(action.started_ms),
+        "workflow_id": action.workflow_id,
+        "run_id": action.run_id,
+    }
 
 
 def retry_policy(policy: RetryPolicy) -> dict[str, Any]:
@@ -200,26 +251,26 @@ def retry_policy(policy: RetryPolicy) -> dict[str, Any]:
 
 def namespace(item: Namespace) -> dict[str, Any]:
     """The shape of Go's server (namespaceInfo) and of its SDK (info), with one config for both."""
-    created = rfc3339(item.created_ms)
+    created = rfc3339(item.about.created_ms)
     return {
         "namespaceInfo": {
             "name": item.name,
             "state": "NAMESPACE_STATE_REGISTERED",
-            "description": item.description,
-            "ownerEmail": item.owner_email,
+            "description": item.about.description,
+            "ownerEmail": item.about.owner_email,
             "createTime": created,
         },
         "info": {
             "name": item.name,
             "state": NAMESPACE_REGISTERED,
-            "description": item.description,
-            "owner_email": item.owner_email,
+            "description": item.about.description,
+            "owner_email": item.about.owner_email,
             "id": item.name,
         },
         "config": {
-            "workflowExecutionRetentionTtl": f"{item.retention_ms // 3_600_000}h",
+            "workflowExecutionRetentionTtl": f"{item.about.retention_ms // 3_600_000}h",
             "apsLimit": ACTIONS_PER_SECOND_DEFAULT,
-            "retention_ms": item.retention_ms,
+            "retention_ms": item.about.retention_ms,
         },
         "isActive": True,
     }

@@ -18,9 +18,9 @@ import msgspec
 from zapserver.engine import commands as c
 from zapserver.engine.commands import Payload, WorkflowCommand, WorkflowCommandKind
 from zapserver.engine.errors import Invalid
+from zapserver.engine.limits import SMALL_PAYLOAD_BYTES_MAX
 from zapserver.requests import (
     ABSENT,
-    SMALL_PAYLOAD_BYTES_MAX,
     RetryPolicyBody,
     WorkflowTimeoutsBody,
     activity_timeouts,

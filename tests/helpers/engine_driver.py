@@ -30,8 +30,11 @@ from zapserver.engine.effects import (
     UpdateRejected,
 )
 from zapserver.engine.errors import EngineError
-from zapserver.engine.records import Execution, Schedule
+from zapserver.engine.records import Event, Execution, Schedule
 from zapserver.engine.retry import RetryPolicy
+from zapserver.engine.tables import Table
+from zapserver.engine.views import Views
+from zapserver.store import MemoryStore
 from zapwire.failure import Failure, encode_failure
 
 R = TypeVar("R")
@@ -96,7 +99,8 @@ class _Randoms:
 
 def fingerprint(engine: Engine) -> bytes:
     """Everything that the engine remembers. Two of them are equal when nothing changed in between."""
-    return pickle.dumps(vars(engine))
+    state = {name: value for name, value in vars(engine._state).items() if name != "reader"}
+    return pickle.dumps((state, engine._now_ms))
 
 
 class Driver:
@@ -113,9 +117,18 @@ class Driver:
         self.now_ms = START_MS
         self.effects: list[Effect] = []
         """Everything that the engine ever wanted done."""
-        self.engine = Engine(new_id=_Ids(), random=_Randoms(randoms), limits=limits)
-        self.views = self.engine.views
-        self._watch = Watch(self.engine) if watch else None
+        self._settings = (_Ids(), _Randoms(randoms), limits)
+        self.store = MemoryStore(Table)
+        self.engine = self._new_engine()
+        self._watch = Watch(self.engine, self.store) if watch else None
+
+    @property
+    def views(self) -> Views:
+        return self.engine.views
+
+    def _new_engine(self) -> Engine:
+        new_id, random, limits = self._settings
+        return Engine(new_id=new_id, random=random, limits=limits, reader=self.store)
 
     # --- steps and time ------------------------------------------------------------------------------
 
@@ -123,10 +136,26 @@ class Driver:
         try:
             return self.engine.step(command, self.now_ms)
         finally:
-            effects = self.engine.take_effects()
-            self.effects += effects
-            if self._watch is not None:
-                self._watch.check(command, effects)
+            self._settle(command)
+
+    def _settle(self, command: c.Command[Any]) -> None:
+        """Keep what a step changed, and look at what it left."""
+        changes = self.engine.take_changes()
+        if changes is not None:
+            self.store.commit(changes)
+        effects = self.engine.take_effects()
+        self.effects += effects
+        if self._watch is not None:
+            self._watch.check(command, effects)
+
+    def restart(self, live: Sequence[int] = ()) -> None:
+        """The server starts again from what was kept; or only its store failed, and the peers in `live` still stand."""
+        old, self.engine = self.engine, self._new_engine()
+        damaged = self.engine.recover(self.now_ms, old=old if live else None, live=live)
+        assert not damaged
+        if self._watch is not None:
+            self._watch.restarted(self.engine)
+        self._settle(c.Tick())
 
     def refused(self, command: c.Command[Any], error: type[EngineError]) -> str:
         """The text with which a command is refused, after proving that the refusal left no trace."""
@@ -195,12 +224,16 @@ class Driver:
     def execution(self, started: c.Started) -> Execution:
         return self.views.execution(started.workflow_id, started.run_id)
 
+    def events(self, started: c.Started) -> list[Event]:
+        """The whole history."""
+        return self.engine._state.events(self.execution(started))
+
     def status(self, started: c.Started) -> c.Status:
         return self.execution(started).status
 
     def history(self, started: c.Started) -> list[str]:
         """The types of the events, without the words that all of them share."""
-        words = [event.type.value for event in self.execution(started).history]
+        words = [event.type.value for event in self.events(started)]
         return [word.replace("WORKFLOW_EXECUTION_", "").replace("ACTIVITY_TASK_", "ACTIVITY_") for word in words]
 
     def failure(self, started: c.Started) -> dict[str, object]:

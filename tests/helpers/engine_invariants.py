@@ -22,18 +22,37 @@ from zapserver.engine.effects import (
     UpdateRejected,
 )
 from zapserver.engine.queues import TaskQueue, _Line
-from zapserver.engine.records import Activity, ActivityState, Event, Execution, QueuedTask, Subscription, WorkflowTask
+from zapserver.engine.records import (
+    Activity,
+    ActivityState,
+    Event,
+    EventType,
+    Execution,
+    QueuedTask,
+    Schedule,
+    Subscription,
+    WorkflowTask,
+)
+from zapserver.engine.saved import decode_execution, encode_activity, encode_execution, encode_schedule
 from zapserver.engine.state import State
+from zapserver.engine.tables import Table
+from zapserver.store import MemoryStore
 
 
 class Watch:
     """Checks an engine, and remembers what must not change from step to step."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, store: MemoryStore) -> None:
         self._engine = engine
+        self._store = store
         self._told: set[Hashable] = set()
         self._full: set[int] = set()
         self._closed: dict[str, tuple[object, ...]] = {}
+        self._last_slots: dict[int, tuple[int, Schedule]] = {}
+
+    def restarted(self, engine: Engine) -> None:
+        """Another engine goes on from the store."""
+        self._engine = engine
 
     def check(self, command: c.Command[Any], effects: Iterable[Effect]) -> None:
         """To be called after every step, with the effects of that step."""
@@ -50,8 +69,10 @@ class Watch:
         _check_peers(s)
         for execution in s.executions.values():
             _check_execution(s, execution, waiting)
-            self._check_end_is_final(execution)
+        _check_kept(s, self._store)
+        self._check_ends_are_final()
         _check_indexes(s)
+        self._check_slots_are_acted_on_once(s)
         _check_timers(self._engine)
 
     def _check_effect(self, s: State, effect: Effect) -> None:
@@ -73,10 +94,19 @@ class Watch:
                 if isinstance(effect, DeliverWorkflowTask) and effect.replays:
                     _check_delivered_history(effect)
 
-    def _check_end_is_final(self, execution: Execution) -> None:
-        if not execution.status.is_open:
-            end = (execution.status, execution.close_ms, execution.result, execution.failure, execution.history_length)
-            assert self._closed.setdefault(execution.run_id, end) == end, "a closed execution changed"
+    def _check_ends_are_final(self) -> None:
+        for table in (Table.CLOSED, Table.DEAD):
+            for place, data in self._store.scan(table):
+                closed = decode_execution(data)[0]
+                end = (place, closed.status, closed.result, closed.failure, closed.history_length)
+                assert self._closed.setdefault(closed.run_id, end) == end, "a closed execution changed"
+
+    def _check_slots_are_acted_on_once(self, s: State) -> None:
+        for schedule in s.schedules.values():
+            last_ms = schedule.last_slot_ms
+            if last_ms is not None:
+                assert last_ms >= self._last_slots.get(id(schedule), (last_ms, schedule))[0], "slots out of order"
+                self._last_slots[id(schedule)] = (last_ms, schedule)
 
 
 def _check_delivered_history(effect: DeliverWorkflowTask) -> None:
@@ -164,23 +194,14 @@ def _check_peers(s: State) -> None:
 
 
 def _check_execution(s: State, execution: Execution, waiting: dict[int, Any]) -> None:
-    assert [event.event_id for event in execution.history] == list(range(1, execution.history_length + 1))
-    times = [event.time_ms for event in execution.history]
+    events = s.events(execution)
+    assert [event.event_id for event in events] == list(range(1, execution.history_length + 1))
+    times = [event.time_ms for event in events]
     assert times == sorted(times), "the history runs backwards"
+    assert execution.history_bytes == sum(event.size for event in events)
+    assert execution.signal_count == sum(event.type is EventType.EXECUTION_SIGNALED for event in events)
     task = execution.task
-    if not execution.status.is_open:
-        assert not execution.open_activities
-        assert not execution.waiters
-        assert not execution.calls
-        assert not execution.timers
-        assert not execution.children
-        assert not execution.pending_updates
-        assert not execution.followers
-        assert execution.task_retry_ms is None
-        assert task is None
-        assert execution.timer_ms is None
-        assert execution.close_ms is not None
-        return
+    assert execution.status.is_open
     assert execution.close_ms is None
     for waiter, peer in execution.waiters.items():
         assert s.peers[peer].waiting[waiter] is execution
@@ -221,26 +242,26 @@ def _check_workflow(s: State, execution: Execution) -> None:
         for waiter, (peer, _) in pending.waiters.items():
             assert s.peers[peer].updating[waiter] is pending
     for command_id, child in execution.children.items():
-        run = s.runs[child.workflow_id][-1]
-        assert run.status.is_open, "a parent was not told of the end of its child"
+        run = s.open_ids.get(child.workflow_id)
+        assert run is not None, "a parent was not told of the end of its child"
         assert run.parent is not None
         assert (run.parent.run_id, run.parent.command_id) == (execution.run_id, command_id)
     if execution.parent is not None:
-        parent = s.executions.get(execution.parent.run_id)
+        parent = s.run(execution.parent.run_id)
         if parent is not None and parent.status.is_open:
             assert execution.parent.command_id in parent.children, "an open child that its parent does not know"
         elif parent is not None:
-            started = _child_events(parent, "CHILD_WORKFLOW_STARTED")[execution.parent.command_id]
+            started = _child_events(s.events(parent), "CHILD_WORKFLOW_STARTED")[execution.parent.command_id]
             assert started.attributes["parentClosePolicy"] == "cancel", "a child was not reached by its parent's end"
-    begun = _child_events(execution, "CHILD_WORKFLOW_STARTED")
-    closed = _child_events(execution, *(event_type.value for event_type in children.CLOSING_EVENT.values()))
+    begun = _child_events(s.events(execution), "CHILD_WORKFLOW_STARTED")
+    closed = _child_events(s.events(execution), *(event_type.value for event_type in children.CLOSING_EVENT.values()))
     assert begun.keys() - closed.keys() <= execution.children.keys(), "a parent was not told of an end"
     for command_id, timer in execution.timers.items():
         assert (timer.run_id, timer.command_id) == (execution.run_id, command_id)
 
 
-def _child_events(execution: Execution, *types: str) -> dict[str, Event]:
-    return {event.attributes["commandId"]: event for event in execution.history if event.type.value in types}
+def _child_events(events: list[Event], *types: str) -> dict[str, Event]:
+    return {event.attributes["commandId"]: event for event in events if event.type.value in types}
 
 
 def _check_activity(s: State, activity: Activity, waiting: dict[int, Any]) -> None:
@@ -267,33 +288,39 @@ def _check_place(s: State, task: Activity | WorkflowTask, waiting: dict[int, Any
 def _check_indexes(s: State) -> None:
     """The indexes hold what is there and nothing that is gone: a leak would show here."""
     executions = list(s.executions.values())
-    is_open = [execution for execution in executions if execution.status.is_open]
-    assert s.open_count == len(is_open)
-    remembered = [*s.closed, *s.dead_letters.values()]
-    assert {id(e) for e in remembered} == {id(e) for e in executions if not e.status.is_open}
-    assert len(remembered) == len(executions) - len(is_open)
-    assert all(execution.is_dead_letter for execution in s.dead_letters.values())
-    assert len(s.closed) <= s.limits.closed_executions_max
-    assert len(s.dead_letters) <= s.limits.dead_letters_max
-    runs = [execution for of_id in s.runs.values() for execution in of_id]
-    assert {id(e) for e in runs} == {id(e) for e in executions}
-    assert len(runs) == len(executions)
-    for of_id in s.runs.values():
-        assert of_id
-        assert not any(run.status.is_open for run in of_id[:-1]), "an open run behind a newer one"
-    assert sum(len(execution.open_activities) for execution in is_open) == len(s.activities)
+    assert {id(e) for e in s.open_ids.values()} == {id(e) for e in executions}
+    assert len(s.open_ids) == len(executions)
+    numbers = [execution.number for execution in executions]
+    assert numbers == sorted(set(numbers)), "executions are not in the order of their starts"
+    assert sum(len(execution.open_activities) for execution in executions) == len(s.activities)
     keys = {request: execution.run_id for execution in executions for request in execution.request_keys}
     assert s.request_ids == keys
     leased = sum(len(peer.leases) for peer in s.peers.values())
     waiting = sum(len(queue) for queue in s.queues.values())
-    tasks = [*s.activities.values(), *(execution.task for execution in is_open if execution.task is not None)]
+    tasks = [*s.activities.values(), *(execution.task for execution in executions if execution.task is not None)]
     assert leased == sum(task.lease is not None for task in tasks)
     assert waiting <= len(tasks) - leased
     for schedule in s.schedules.values():
-        for run_id, execution in schedule.open_runs.items():
-            assert execution.status.is_open
-            assert s.executions[run_id] is execution
-            assert execution.schedule_id == schedule.schedule_id
+        _check_schedule(s, schedule)
+
+
+def _check_schedule(s: State, schedule: Schedule) -> None:
+    for run_id, workflow_id in schedule.open_runs.items():
+        execution = s.executions[run_id]
+        assert execution.status.is_open
+        assert (execution.workflow_id, execution.schedule_id) == (workflow_id, schedule.schedule_id)
+    assert len(schedule.buffered) <= s.limits.buffered_runs_max
+    assert len({run.name for run in schedule.buffered}) == len(schedule.buffered), "a slot waits twice"
+    assert len(schedule.backfills) <= s.limits.backfills_max
+    assert all(backfill.slots for backfill in schedule.backfills)
+    assert len(schedule.recent_actions) <= min(10, schedule.action_count)
+    if schedule.remaining_actions is not None:
+        assert 0 <= schedule.remaining_actions <= (schedule.actions_limit or 0)
+    if schedule.next_ms is not None and schedule.last_slot_ms is not None:
+        assert schedule.next_ms > schedule.last_slot_ms, "a slot would be acted on again"
+    startable = [run for run in schedule.buffered if run.is_manual or not schedule.paused]
+    if not schedule.open_runs and (startable or schedule.backfills):
+        assert schedule.work_ms is not None, "nothing starts what waits"
 
 
 def _check_timers(engine: Engine) -> None:
@@ -326,3 +353,28 @@ def _targets(s: State) -> Iterator[Any]:
     yield from s.executions.values()
     yield from s.schedules.values()
     yield from s.queries.values()
+
+
+def _check_kept(s: State, store: MemoryStore) -> None:
+    """The store has exactly what the engine has: whatever a step touched was written, and nothing is left over."""
+    kept = {number: data for (number,), data in store.scan(Table.OPEN)}
+    assert kept == {execution.number: encode_execution(execution) for execution in s.executions.values()}
+    activities = dict(store.scan(Table.ACTIVITIES))
+    of_workflows = [activity for activity in s.activities.values() if not activity.execution.is_task]
+    assert activities == {
+        (activity.execution.number, activity.activity_id): encode_activity(activity) for activity in of_workflows
+    }
+    schedules = {key: data for (key,), data in store.scan(Table.SCHEDULES)}
+    assert schedules == {key: encode_schedule(schedule) for key, schedule in s.schedules.items()}
+    closed = [decode_execution(data)[0] for table in (Table.CLOSED, Table.DEAD) for _, data in store.scan(table)]
+    assert s.dead_count == store.count(Table.DEAD) <= s.limits.dead_letters_max
+    assert s.closed_count == store.count(Table.CLOSED)
+    assert not s.limits.closed_executions_max or s.closed_count <= s.limits.closed_executions_max
+    assert {run_id for (run_id,), _ in store.scan(Table.RUNS)} == {execution.run_id for execution in closed}
+    assert {key for key, _ in store.scan(Table.IDS)} == {(each.workflow_id, each.number) for each in closed}
+    requests = {request for execution in closed for request in execution.request_keys}
+    assert {key for key, _ in store.scan(Table.REQUESTS)} == requests
+    histories = {key[0] for key, _ in store.scan(Table.HISTORY)}
+    assert histories == kept.keys() | {execution.number for execution in closed}
+    assert (s.changed, s.changed_activities, s.changed_schedules, s.just_closed) == ({}, {}, {}, {})
+    assert not any(execution.unsaved for execution in s.executions.values())

@@ -53,6 +53,8 @@ ACTIVITY_TIMEOUTS = st.builds(
 SPECS = st.builds(
     c.ScheduleSpec,
     interval_ms=st.sampled_from([0, 10, 100, 1_000, 60_000]),
+    phase_ms=st.sampled_from([None, None, 0, 7]),
+    intervals=st.sampled_from([(), (), ((100, 30), (1_000, None))]),
     cron=st.sampled_from([(), (), (), ("@every 1s", "30 * * * *")]),
     jitter_ms=st.sampled_from([0, 0, 50, 5_000]),
 )
@@ -86,7 +88,13 @@ ENDINGS = st.lists(
     st.builds(
         WorkflowCommand,
         kind=st.sampled_from(list(WorkflowCommandKind)),
-        payload=st.none() | st.just(payload({"x": 1})) | FAILURES.map(c.Payload),
+        payload=st.none() | st.just(payload({"x": 1})),
+    )
+    # Only a failure may be garbage: the shell lets no result pass that is not JSON.
+    | st.builds(
+        WorkflowCommand,
+        kind=st.sampled_from([WorkflowCommandKind.FAIL, WorkflowCommandKind.CANCEL]),
+        payload=FAILURES.map(c.Payload),
     ),
     max_size=2,
 ).map(tuple)
@@ -149,6 +157,10 @@ LIMITS = Limits(
     pending_queries_max=2,
     history_events_max=30,
     burst_bytes_max=2_500,
+    buffered_runs_max=3,
+    schedule_slots_per_step_max=4,
+    backfill_slots_max=20,
+    backfills_max=2,
     pending_updates_max=2,
     updates_max=4,
     signal_ids_max=1,
@@ -177,8 +189,13 @@ class Machine(RuleBasedStateMachine):
             assert fingerprint(self.d.engine) == before, "a refused command left a trace"
 
     def executions(self) -> list[Execution]:
-        """The latest first."""
-        return list(reversed(self.d.engine._state.executions.values()))
+        """The open ones, the latest first, then the closed ones."""
+        return self.d.views.executions(lambda execution: True)[0]
+
+    @rule(live=st.lists(PEERS, unique=True) | st.just([]))
+    def the_server_or_its_store_fails(self, live: list[int]) -> None:
+        """It goes on from what was kept. With `live` only the store failed, and these connections still stand."""
+        self.d.restart(live)
 
     # --- the end -----------------------------------------------------------------------------------
 
@@ -195,7 +212,8 @@ class Machine(RuleBasedStateMachine):
             d.subscribe(6, queue=queue)
             d.subscribe_replaying(7, queue=queue)
         for _ in range(60):
-            if not s.open_count:
+            s = d.engine._state
+            if not s.executions:
                 break
             for peer in helpers:
                 d.step(c.ResumePeer(peer=peer))
@@ -210,7 +228,7 @@ class Machine(RuleBasedStateMachine):
                 elif execution.is_replayed and execution.task is None:
                     self.attempt(c.SignalExecution(workflow_id=execution.workflow_id, signal_name="end"))
             d.jump(DAY_MS)
-        assert not s.open_count, [execution for execution in self.executions() if execution.status.is_open]
+        assert not s.executions, list(s.executions.values())
         for peer in helpers:
             d.lose(peer)
         assert (s.activities, s.queues, s.peers, s.queries) == ({}, {}, {}, {})
@@ -412,22 +430,55 @@ class EngineMachine(Machine):
 
     @rule(
         id=st.sampled_from(["s", "s", "t", "u"]),
-        what=st.sampled_from(["put", "put", "pause", "resume", "update", "trigger", "trigger", "delete"]),
+        what=st.sampled_from(
+            ["put", "put", "pause", "resume", "update", "trigger", "trigger", "backfill", "backfill", "delete"]
+        ),
         spec=SPECS,
         overlap=OVERLAPS,
         request=REQUESTS,
         is_task=st.booleans(),
         paused=st.booleans(),
+        window=st.sampled_from([None, None, 10_000, 3_600_000]),
+        actions=st.sampled_from([None, None, 1, 3]),
+        past=MOMENTS,
     )
     def to_a_schedule(
-        self, id: str, what: str, spec: c.ScheduleSpec, overlap: c.Overlap, request: str, is_task: bool, paused: bool
+        self,
+        id: str,
+        what: str,
+        spec: c.ScheduleSpec,
+        overlap: c.Overlap,
+        request: str,
+        is_task: bool,
+        paused: bool,
+        window: int | None,
+        actions: int | None,
+        past: int,
     ) -> None:
         action = c.Action(type="a", task_queue="q", is_task=is_task, retry_policy=RetryPolicy(maximum_attempts=2))
         commands: dict[str, c.Command[Any]] = {
-            "put": c.PutSchedule(schedule_id=id, spec=spec, action=action, overlap=overlap, paused=paused),
+            "put": c.PutSchedule(
+                schedule_id=id,
+                spec=spec,
+                action=action,
+                overlap=overlap,
+                paused=paused and is_task,
+                catchup_window_ms=window,
+                pause_on_failure=paused,
+                remaining_actions=actions,
+            ),
+            "backfill": c.BackfillSchedule(
+                schedule_id=id,
+                start_ms=self.d.now_ms - past,
+                end_ms=self.d.now_ms - past // 3,
+                overlap=overlap if paused else None,
+                request_id=request,
+            ),
             "pause": c.PauseSchedule(schedule_id=id, paused=True),
             "resume": c.PauseSchedule(schedule_id=id, paused=False),
-            "update": c.UpdateSchedule(schedule_id=id, spec=spec),
+            "update": c.UpdateSchedule(
+                schedule_id=id, spec=spec if is_task else None, remaining_actions=actions, overlap=overlap
+            ),
             "trigger": c.TriggerSchedule(schedule_id=id, overlap=overlap if paused else None, request_id=request),
             "delete": c.DeleteSchedule(schedule_id=id),
         }

@@ -13,7 +13,7 @@ from pathlib import Path
 
 END_SECONDS_MAX = 20
 READY = re.compile(r"ready zap=(?P<zap>127\.0\.0\.1:[0-9]+) http=(?P<http>127\.0\.0\.1:[0-9]+)\n")
-ANY_PORTS = ("--zap-port", "0", "--http", "127.0.0.1:0")
+ANY_PORTS = ("--zap-port", "0", "--http", "127.0.0.1:0", "--data", ":memory:")
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,10 @@ means a peer that answers nothing."""
 UNANSWERED_CALLS_MAX: Final = 16_384
 """The peer's calls that we have not answered; one more is answered 429 at once. About 1 MiB of table."""
 
+CALLS_IN_FLIGHT: Final = "calls-in-flight"
+"""The name of that bound."""
+TOO_MANY_CALLS: Final = 429
+
 CallerT = TypeVar("CallerT")
 
 
@@ -308,8 +312,11 @@ class Connection(Generic[CallerT]):
             if request_id in self._owed:
                 raise BadMessage(f"request id {request_id} is in use by a call that was not answered yet")
             if len(self._owed) >= self.unanswered_calls_max:
-                reason = f"{len(self._owed)} calls of this connection wait for an answer, no more are taken"
-                events.append(_refusal(request_id, 429, reason))
+                reason = (
+                    f"{len(self._owed)} calls of this connection wait for an answer, no more are taken"
+                    f" (limit {CALLS_IN_FLIGHT})"
+                )
+                events.append(_refusal(request_id, TOO_MANY_CALLS, reason))
             else:
                 self._owed.add(request_id)
                 events.append(CallReceived(request_id, envelope, message))

@@ -5,6 +5,7 @@ Almost every opcode carries one JSON (or CBOR) body in one 24-byte root object, 
     0   Bytes  body
     8   u32    status: 0 or 200 is success, anything else an HTTP-like code; 0 in requests
     12  Bytes  error text, in failures
+    20  u32    receipt: how durable what was asked for is, in answers between our own peers; else 0
 
 `layouts` declares every layout here in full. This module is the same thing as precompiled `struct` code,
 because each call passes through it twice on each side. A message whose root is not where every known peer
@@ -16,6 +17,7 @@ stay bytes, and a memoryview gives views that copy nothing.
 
 from __future__ import annotations
 
+import enum
 import struct
 from typing import Final
 
@@ -38,11 +40,23 @@ _MARK: Final = int.from_bytes(MAGIC + VERSION.to_bytes(2, "little"), "little")
 _MARK_MASK: Final = 0xFFFF_FFFF_FFFF
 
 # Header (mark and flags, root, size) and the fixed part of each root object.
-_ENVELOPE: Final = struct.Struct("<QII iI I iI 4x")
+_ENVELOPE: Final = struct.Struct("<QII iI I iI I")
 _RESPOND: Final = struct.Struct("<QII iI iI 16x")
 _SUBMIT: Final = struct.Struct("<QII iI iI iI")
 _SCHEDULE: Final = struct.Struct("<QII iI iI iI iI")
-_REPLY: Final = struct.Struct("<QII I iI 4x")
+_REPLY: Final = struct.Struct("<QII I iI I")
+
+
+class Receipt(enum.IntEnum):
+    """How durable an acknowledged call is when its answer leaves. Only where both peers have `Capability.RECEIPTS`."""
+
+    NONE = 0
+    MEMORY = 1
+    """Gone with the server's process."""
+    WRITTEN = 2
+    """With the operating system: survives the process, not the loss of power."""
+    SYNCED = 3
+    """On the disk."""
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
@@ -56,6 +70,8 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     status: int
     body: Buffer
     error: str
+    receipt: int = 0
+    """0: none was given. 1: in memory, 2: written, 3: synced (`Receipt`)."""
 
     @property
     def ok(self) -> bool:
@@ -83,7 +99,7 @@ class TaskSchedule(msgspec.Struct, frozen=True, gc=False):
 def decode_envelope(payload: Buffer) -> Envelope:
     """Read a message as an envelope. A field that the message does not reach reads as null or 0."""
     try:
-        mark, root, size, pointer, length, status, error_pointer, error_length = _ENVELOPE.unpack_from(payload)
+        mark, root, size, pointer, length, status, error_pointer, error_length, receipt = _ENVELOPE.unpack_from(payload)
     except struct.error:
         return _decode_envelope_anywhere(payload)
     if root != HEADER_BYTES or mark & _MARK_MASK != _MARK or not _ENVELOPE.size <= size <= len(payload):
@@ -97,13 +113,16 @@ def decode_envelope(payload: Buffer) -> Envelope:
         status,
         payload[start:end] if pointer and start >= HEADER_BYTES and end <= size else b"",
         str(_slice(payload, size, 28, error_pointer, error_length), "utf-8", "replace") if error_pointer else "",
+        receipt,
     )
 
 
 def _decode_envelope_anywhere(payload: Buffer) -> Envelope:
     message = parse(payload)
     root = message.root()
-    return Envelope(message.opcode, message.flags & 0xFF, root.uint32(8), _field(payload, root, 0), root.text(12))
+    return Envelope(
+        message.opcode, message.flags & 0xFF, root.uint32(8), _field(payload, root, 0), root.text(12), root.uint32(20)
+    )
 
 
 def _slice(payload: Buffer, size: int, slot: int, pointer: int, length: int) -> Buffer:
@@ -136,10 +155,10 @@ def _encode_unasked(opcode: int, flags: int, status: int, body: Buffer) -> bytes
     length = len(body)
     pointer = 24 if length else 0
     mark = _MARK | flags << 48 | opcode << 56
-    return _ENVELOPE.pack(mark, HEADER_BYTES, 40 + length, pointer, length, status, 0, 0) + body
+    return _ENVELOPE.pack(mark, HEADER_BYTES, 40 + length, pointer, length, status, 0, 0, 0) + body
 
 
-def encode_response(status: int, body: Buffer, error: str = "", flags: int = 0) -> bytes:
+def encode_response(status: int, body: Buffer, error: str = "", flags: int = 0, receipt: int = 0) -> bytes:
     """A response envelope: no opcode, a status, a body, and an error text in failures."""
     if not (0 <= status <= 0xFFFF_FFFF and 0 <= flags <= 0xFF):
         raise LocalProtocolError(f"status {status}, flags {flags}: must be 0 to 4294967295, 0 to 255")
@@ -155,13 +174,14 @@ def encode_response(status: int, body: Buffer, error: str = "", flags: int = 0) 
         status,
         12 + length if text else 0,
         len(text),
+        receipt,
     )
     return head + body + text if text else head + body
 
 
-def encode_ack(status: int, error: str = "") -> bytes:
+def encode_ack(status: int, error: str = "", receipt: int = 0) -> bytes:
     """The answer to a respond frame: an envelope with a status and no body."""
-    return encode_response(status, b"", error)
+    return encode_response(status, b"", error, 0, receipt)
 
 
 def encode_respond(opcode: int, token: Buffer, payload: Buffer, flags: int = 0) -> bytes:
@@ -257,18 +277,29 @@ def decode_task_schedule(message: Buffer) -> TaskSchedule:
     )
 
 
-def encode_submit_reply(status: int, body: Buffer = b"") -> bytes:
+def encode_submit_reply(status: int, body: Buffer = b"", receipt: int = 0) -> bytes:
     """The answer to 0x50 and 0x51, which is not the envelope: u32 status at 0, Bytes at 4."""
     if not 0 <= status <= 0xFFFF_FFFF:
         raise LocalProtocolError(f"status {status}: must be 0 to 4294967295")
     length = len(body)
-    return _REPLY.pack(_MARK, HEADER_BYTES, 32 + length, status, 12 if length else 0, length) + body
+    return _REPLY.pack(_MARK, HEADER_BYTES, 32 + length, status, 12 if length else 0, length, receipt) + body
 
 
 def decode_submit_reply(message: Buffer) -> tuple[int, Buffer]:
     """Read the answer to 0x50 and 0x51 as (status, body)."""
     root = parse(message).root()
     return root.uint32(0), _field(message, root, 4)
+
+
+def submit_receipt(message: Buffer) -> int:
+    """The receipt in the answer to 0x50 and 0x51."""
+    return parse(message).root().uint32(12)
+
+
+def with_receipt(message: bytes, receipt: int, *, is_submit_reply: bool = False) -> bytes:
+    """An answer of ours, an envelope or a submit reply, with a receipt put in."""
+    at = HEADER_BYTES + (12 if is_submit_reply else 20)
+    return b"".join((message[:at], receipt.to_bytes(4, "little"), message[at + 4 :]))
 
 
 def _unpack(layout: struct.Struct, message: Buffer) -> tuple[int, ...] | None:

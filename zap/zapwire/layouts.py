@@ -163,6 +163,7 @@ ENVELOPE: Final = ObjectLayout(
         Field(0, "bytes", "body", "JSON, or CBOR when the flags say so; null when there is none"),
         Field(8, "u32", "status", "0 in requests; in answers and pushes 0 or 200 is success, else as in HTTP"),
         Field(12, "text", "error", "in failures only"),
+        Field(20, "u32", "receipt", "ours, in answers: 1 in memory, 2 written, 3 synced; 0 says nothing"),
     ),
     "nearly every opcode, both ways; with a null body also the answer to a respond frame",
 )
@@ -206,6 +207,7 @@ SUBMIT_REPLY: Final = ObjectLayout(
     (
         Field(0, "u32", "status", "0 or 200 is success, else as in HTTP"),
         Field(4, "bytes", "body", "JSON"),
+        Field(12, "u32", "receipt", "ours: as in the envelope"),
     ),
     "the answer to 0x50 and 0x51",
 )

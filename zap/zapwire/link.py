@@ -32,6 +32,8 @@ from trio.lowlevel import (
 
 from zapwire.body import encode_json
 from zapwire.connection import (
+    CALLS_IN_FLIGHT,
+    TOO_MANY_CALLS,
     CallReceived,
     CallRefused,
     Connection,
@@ -422,6 +424,8 @@ class Link:
                             opcode = event.envelope.opcode
                             log.error("push handler failed", peer=self.node_id, opcode=opcode, exc_info=error)
                     case CallRefused():
+                        if event.status == TOO_MANY_CALLS:
+                            self._group.refused[CALLS_IN_FLIGHT] += 1
                         self._outbox.write(event.answer)
                     case ReplyUnreadable():
                         if event.caller.task is not None:

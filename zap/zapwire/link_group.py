@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -138,9 +139,16 @@ class CallTimer:
 class LinkGroup:
     """Everything that a link needs besides its socket. Opened with `open_link_group`."""
 
-    __slots__ = ("call_timer", "flusher", "handler", "hello", "limits", "links", "nursery")
+    __slots__ = ("call_timer", "flusher", "handler", "hello", "limits", "links", "nursery", "refused")
 
-    def __init__(self, nursery: trio.Nursery, hello: Hello, handler: LinkHandler, limits: LinkLimits) -> None:
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        hello: Hello,
+        handler: LinkHandler,
+        limits: LinkLimits,
+        refused: Counter[str] | None = None,
+    ) -> None:
         encode_hello(hello)  # a bad node id is the caller's mistake and is told to the caller
         self.nursery = nursery
         self.hello = hello
@@ -148,6 +156,8 @@ class LinkGroup:
         self.limits = limits
         self.links: set[Link] = set()
         """The links whose handshake is done and whose end has not come."""
+        self.refused: Counter[str] = Counter() if refused is None else refused
+        """How often each bound refused a peer something, by the bound's name."""
         self.flusher = Flusher()
         self.call_timer = CallTimer(self.links)
 
@@ -160,14 +170,16 @@ class LinkGroup:
 
 
 @contextlib.asynccontextmanager
-async def open_link_group(hello: Hello, handler: LinkHandler, limits: LinkLimits) -> AsyncIterator[LinkGroup]:
+async def open_link_group(
+    hello: Hello, handler: LinkHandler, limits: LinkLimits, refused: Counter[str] | None = None
+) -> AsyncIterator[LinkGroup]:
     """Run the tasks that links share. At the end every link and task is canceled.
 
     An exception of the body comes out as it is: the nursery is ours, so its exception group is unwrapped here.
     """
     try:
         async with trio.open_nursery() as nursery:
-            group = LinkGroup(nursery, hello, handler, limits)
+            group = LinkGroup(nursery, hello, handler, limits, refused)
             nursery.start_soon(group.flusher.run)
             nursery.start_soon(group.call_timer.run)
             nursery.start_soon(group.watch)

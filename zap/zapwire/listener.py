@@ -7,6 +7,7 @@ import errno
 import logging
 import socket
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -24,6 +25,9 @@ from zapwire.tcp import bind_tcp, tune
 
 CONNECTIONS_MAX: Final = 10_000
 """Connections of one listener, handshakes included; a further one is closed as soon as it is accepted."""
+
+CONNECTIONS_PER_ADDRESS_MAX: Final = 5_000
+"""The same for those from one address: one machine, or everybody behind one proxy, leaves room for others."""
 
 OVERLOAD_PAUSE_SECONDS: Final = 0.1
 """How long to wait before accepting again when the system has no descriptors or memory left."""
@@ -45,11 +49,14 @@ class Listener:
         *,
         ssl_context: ssl.SSLContext | None,
         connections_max: int,
+        connections_per_address_max: int,
     ) -> None:
         self._sockets = sockets
         self._group = group
         self._ssl_context = ssl_context
         self._connections_max = connections_max
+        self._per_address_max = connections_per_address_max
+        self._of_address: Counter[str] = Counter()
         self._links: dict[str, Link] = {}
         self._closed = False
         host, bound_port = sockets[0].getsockname()[:2]
@@ -57,8 +64,11 @@ class Listener:
         """Where it listens: the first address, with the port that was really bound."""
         self.connections = 0
         """Connections now, handshakes included."""
-        self.refused = 0
-        """Connections closed at once because there were too many."""
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """How often each bound refused a peer something, by the bound's name."""
+        return MappingProxyType(self._group.refused)
 
     @property
     def links(self) -> Mapping[str, Link]:
@@ -96,15 +106,24 @@ class Listener:
                     log.warning("cannot accept connections", error=str(error), connections=self.connections)
                     await trio.sleep(OVERLOAD_PAUSE_SECONDS)
                 continue  # anything else is the end of that one connection
-            if self.connections >= self._connections_max:
-                self.refused += 1
-                log.warning("connection refused", peer=_text(address), connections=self.connections)
+            host = str(address[0])
+            limit = self._full(host)
+            if limit:
+                self._group.refused[limit] += 1
+                log.warning("connection refused", peer=_text(address), limit=limit, connections=self.connections)
                 sock.close()
                 continue
             self.connections += 1
-            self._group.nursery.start_soon(self._serve, sock, _text(address))
+            self._of_address[host] += 1
+            self._group.nursery.start_soon(self._serve, sock, host, _text(address))
 
-    async def _serve(self, sock: socket.socket, address: str) -> None:
+    def _full(self, host: str) -> str:
+        """The name of the bound that a connection from this address would break, or ""."""
+        if self.connections >= self._connections_max:
+            return "connections"
+        return "connections-per-address" if self._of_address[host] >= self._per_address_max else ""
+
+    async def _serve(self, sock: socket.socket, host: str, address: str) -> None:
         """One connection, from its handshake to its end."""
         try:
             try:
@@ -121,6 +140,9 @@ class Listener:
                     del self._links[link.node_id]
         finally:
             self.connections -= 1
+            self._of_address[host] -= 1
+            if not self._of_address[host]:
+                del self._of_address[host]
 
     async def _shake_hands(self, sock: socket.socket) -> Link:
         tune(sock)
@@ -155,18 +177,27 @@ async def open_listener(
     ssl_context: ssl.SSLContext | None = None,
     limits: LinkLimits | None = None,
     connections_max: int = CONNECTIONS_MAX,
+    connections_per_address_max: int = CONNECTIONS_PER_ADDRESS_MAX,
+    refused: Counter[str] | None = None,
 ) -> AsyncIterator[Listener]:
     """Listen on every address of `host` and serve every connection with `handler`.
 
     Port 0 is any free port: see `Listener.address`. `node_id`, `capabilities` and `details` are what peers are
     told in the handshake. A second connection with a node id that is connected already replaces the first one.
+    `refused` counts by name what bounds refused.
     At the end of the block the listener is closed as by `aclose`. Raises `OSError` if it cannot listen, and
     `LocalProtocolError` for a node id that is not 1 to 60 bytes of printable ASCII.
     """
     hello = Hello(node_id, capabilities, details or {})
-    async with open_link_group(hello, handler, limits or LinkLimits()) as group:
+    async with open_link_group(hello, handler, limits or LinkLimits(), refused) as group:
         sockets = await bind_tcp(host, port)
-        listener = Listener(sockets, group, ssl_context=ssl_context, connections_max=connections_max)
+        listener = Listener(
+            sockets,
+            group,
+            ssl_context=ssl_context,
+            connections_max=connections_max,
+            connections_per_address_max=connections_per_address_max,
+        )
         for sock in sockets:
             group.nursery.start_soon(listener.accept, sock)
         try:

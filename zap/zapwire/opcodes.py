@@ -55,6 +55,8 @@ class Op(enum.IntEnum):
     HAND_BACK_TASK = 0x95
     EXPLAIN = 0x96
     GRANT_CREDITS = 0x97
+    BACKFILL_SCHEDULE = 0x98
+    MATCHING_TIMES = 0x99
     UPDATE_WORKFLOW = 0x9A
 
     SUBSCRIBE_WORKFLOW_TASKS = 0xA0
@@ -226,7 +228,9 @@ OPCODES: Final = (
     _call(Op.LIST_SCHEDULES, "namespace? schedule_id? " + _PAGE, "schedules", "with schedule_id it deletes"),
     _call(Op.PAUSE_SCHEDULE, "namespace? schedule_id paused? note?", "status"),
     _call(Op.UNPAUSE_SCHEDULE, "namespace? schedule_id schedule?", "status", "with schedule it updates"),
-    _call(Op.TRIGGER_SCHEDULE, "namespace? schedule_id overlap_policy?", "status workflow_id? run_id? reason?"),
+    _call(
+        Op.TRIGGER_SCHEDULE, "namespace? schedule_id overlap_policy? request_id?", "status workflow_id? run_id? reason?"
+    ),
     _call(Op.DESCRIBE_SCHEDULE, "namespace? schedule_id", _SCHEDULE),
     _call(
         Op.REGISTER_NAMESPACE, "name? namespaceInfo? description? owner_email? retention_ms?", "namespaceInfo namespace"
@@ -247,6 +251,20 @@ OPCODES: Final = (
     _respond(Op.HAND_BACK_TASK, "reason?", "a draining worker returns a task; no attempt is charged", since=OURS),
     _call(Op.EXPLAIN, _RUN, "info waits_for", "what an open execution waits for", since=OURS),
     _one_way(Op.GRANT_CREDITS, "subscription_id slots", "changes a subscription's slots", since=OURS),
+    _call(
+        Op.BACKFILL_SCHEDULE,
+        "namespace? schedule_id start_time_ms end_time_ms overlap_policy? request_id?",
+        "status slots",
+        "acts on the slots of a range of the past",
+        since=OURS,
+    ),
+    _call(
+        Op.MATCHING_TIMES,
+        "namespace? schedule_id? schedule? start_time_ms? end_time_ms?",
+        "matching_times",
+        "of a schedule, or of the spec in `schedule`",
+        since=OURS,
+    ),
     _call(
         Op.UPDATE_WORKFLOW,
         _RUN + " update_name update_id? args? wait?",

@@ -569,3 +569,187 @@ def create_again_replaces(trial: Trial) -> None:
     answer = describe(trial, peer, schedule_id)
     equal("spec.cron", expected=["@daily"], actual=answer.get("spec", {}).get("cron"))
     equal("action.task_queue", expected="q2", actual=answer.get("action", {}).get("task_queue"))
+
+
+# --- ours ---------------------------------------------------------------------------------------------------------
+
+
+@case(
+    "schedules/overlap-spellings", "A policy may be written as Go or Temporal write it; others get 400.", extension=True
+)
+def overlap_spellings(trial: Trial) -> None:
+    peer = trial.peer()
+    spellings = {
+        "skip": ("skip", "Skip", "SKIP"),
+        "allow": ("allow", "allow_all", "allow-all", "AllowAll"),
+        "buffer-one": ("buffer-one", "buffer_one", "BufferOne"),
+        "buffer-all": ("buffer-all", "BUFFER_ALL", "BufferAll"),
+        "cancel-other": ("cancel-other", "cancel_other", "CancelOther"),
+        "terminate-other": ("terminate-other", "terminate_other", "TerminateOther"),
+    }
+    for policy, names in spellings.items():
+        for name in names:
+            schedule_id = trial.create_schedule(peer, NEVER, action("q"), paused=True, overlap_policy=name)
+            equal(name, expected=policy, actual=describe(trial, peer, schedule_id).get("overlap_policy"))
+    body = trial.schedule_body(trial.name("sched"), NEVER, action("q"), overlap_policy="sometimes")
+    peer.call(op.CREATE_SCHEDULE, body).refused(400)
+
+
+@case("schedules/describe-keeps-our-fields", "Nothing of what is ours in a schedule is lost.", extension=True)
+def describe_keeps_our_fields(trial: Trial) -> None:
+    peer = trial.peer()
+    spec: Json = {
+        "interval_ms": 3_600_000,
+        "phase_ms": 900_000,
+        "intervals": [{"interval_ms": 7_200_000, "phase_ms": 0}, {"interval_ms": 86_400_000}],
+    }
+    fields: Json = {"catchup_window_ms": 600_000, "pause_on_failure": True, "remaining_actions": 7}
+    more: Json = {
+        "timeouts": {"workflow_run_ms": 60_000},
+        "memo": {"team": "a"},
+        "search_attributes": {"Customer": "ada"},
+    }
+    schedule_id = trial.create_schedule(peer, spec, action("q", **more), paused=True, **fields)
+    answer = describe(trial, peer, schedule_id)
+    for name, value in spec.items():
+        equal(f"spec.{name}", expected=value, actual=answer.get("spec", {}).get(name))
+    for name, value in fields.items():
+        equal(name, expected=value, actual=answer.get(name))
+    for name, value in more.items():
+        equal(f"action.{name}", expected=value, actual=answer.get("action", {}).get(name))
+
+
+@case(
+    "schedules/our-fields-refused", "A phase, window or limit that means nothing is refused with 400.", extension=True
+)
+def our_fields_refused(trial: Trial) -> None:
+    hour: Json = {"interval_ms": 3_600_000}
+    refuses_each(
+        trial,
+        [
+            {**hour, "phase_ms": 3_600_000},
+            {**hour, "phase_ms": -1},
+            {"cron": ["@daily"], "phase_ms": 5},
+            {"intervals": [{"interval_ms": 0}]},
+        ],
+    )
+    peer = trial.peer()
+    for bad in ({"catchup_window_ms": 1}, {"catchup_window_ms": -1}, {"remaining_actions": -1}):
+        body = trial.schedule_body(trial.name("sched"), NEVER, action("q"), **bad)
+        peer.call(op.CREATE_SCHEDULE, body).refused(400)
+
+
+@case(
+    "schedules/limited-actions", "A schedule with remaining_actions fires so many times, and says so.", extension=True
+)
+def limited_actions(trial: Trial) -> None:
+    worker = trial.peer()
+    queue = trial.name("queue")
+    scheduled_runs(trial, worker, queue)
+    schedule_id = trial.create_schedule(worker, FAST, action(queue), remaining_actions=2)
+    take_run(trial, worker)
+    take_run(trial, worker)
+    worker.quiet_for(1.0, op.DELIVER_WORKFLOW)
+    info = describe(trial, worker, schedule_id).get("info", {})
+    equal("info.remaining_actions", expected=0, actual=info.get("remaining_actions"))
+    equal("info.next_action_times", expected=[], actual=info.get("next_action_times"))
+    equal("recent actions", expected=2, actual=len(info.get("recent_actions", [])))
+
+
+@case(
+    "schedules/trigger-over-an-open-run",
+    "A trigger waits under buffer-one, and ends the open run under terminate-other.",
+    extension=True,
+)
+def trigger_over_an_open_run(trial: Trial) -> None:
+    worker = trial.peer()
+    queue = trial.name("queue")
+    scheduled_runs(trial, worker, queue)
+    schedule_id = trial.create_schedule(worker, NEVER, action(queue), paused=True)
+
+    def trigger_with(policy: str) -> Json:
+        return worker.call(op.TRIGGER_SCHEDULE, {**key(trial, schedule_id), "overlap_policy": policy}).ok()
+
+    first = trigger_with("skip")
+    trial.terminate_later({"workflow_id": first["workflow_id"], "run_id": first["run_id"]})
+    equal("status under skip", expected="skipped", actual=trigger_with("skip").get("status"))
+    equal("status under terminate-other", expected="triggered", actual=trigger_with("terminate-other").get("status"))
+    trial.status_becomes(worker, first["workflow_id"], 5)
+    equal("status under buffer-one", expected="buffered", actual=trigger_with("buffer-one").get("status"))
+    info = describe(trial, worker, schedule_id).get("info", {})
+    equal("info.buffer_size", expected=1, actual=info.get("buffer_size"))
+    seen = set()
+    for _ in range(3):
+        task = worker.push(op.DELIVER_WORKFLOW)
+        seen.add(task.body["workflow_id"])
+        if task.body["workflow_id"] != first["workflow_id"]:
+            worker.commands(task, [{"kind": 0, "result": "MQ=="}]).succeeded()
+    equal("different runs", expected=3, actual=len(seen))
+
+
+MINUTELY: Json = {"cron": ["* * * * *"]}
+
+
+def whole_minute_ms(minutes_ago: int) -> int:
+    return (int(time.time()) // 60 - minutes_ago) * 60_000
+
+
+@case(
+    "schedules/backfill", "0x98 acts on every slot of a range of the past, also on a paused schedule.", extension=True
+)
+def backfill(trial: Trial) -> None:
+    worker = trial.peer()
+    queue = trial.name("queue")
+    scheduled_runs(trial, worker, queue)
+    schedule_id = trial.create_schedule(worker, MINUTELY, action(queue), paused=True)
+    body = {
+        **key(trial, schedule_id),
+        "start_time_ms": whole_minute_ms(20),
+        "end_time_ms": whole_minute_ms(18),
+        "overlap_policy": "buffer-all",
+        "request_id": "once",
+    }
+    for _ in range(2):
+        equal("slots", expected=3, actual=worker.call(op.BACKFILL_SCHEDULE, body).ok().get("slots"))
+    runs = [take_run(trial, worker)["workflow_id"] for _ in range(3)]
+    equal("the runs, in order", expected=sorted(set(runs)), actual=runs)
+    worker.no_push(op.DELIVER_WORKFLOW)
+
+
+@case(
+    "schedules/backfill-refused",
+    "0x98 refuses a range that is none, is to come, or has over 1,000 slots, and an unknown schedule.",
+    extension=True,
+)
+def backfill_refused(trial: Trial) -> None:
+    peer = trial.peer()
+    schedule_id = trial.create_schedule(peer, MINUTELY, action("nobody"), paused=True)
+    for first, last in ((5, 6), (5, -60), (1100, 5)):
+        times = {"start_time_ms": whole_minute_ms(first), "end_time_ms": whole_minute_ms(last)}
+        peer.call(op.BACKFILL_SCHEDULE, {**key(trial, schedule_id), **times}).refused(400)
+    peer.call(op.BACKFILL_SCHEDULE, key(trial, schedule_id)).refused(400)
+    times = {"start_time_ms": whole_minute_ms(6), "end_time_ms": whole_minute_ms(5)}
+    peer.call(op.BACKFILL_SCHEDULE, {**key(trial, trial.name("none")), **times}).refused(404)
+
+
+@case(
+    "schedules/matching-times",
+    "0x99 lists the times of a schedule, or of a spec that is not saved, in a range: at most 1,000.",
+    extension=True,
+)
+def matching_times(trial: Trial) -> None:
+    peer = trial.peer()
+    schedule_id = trial.create_schedule(peer, {"cron": ["30 4 * * *"]}, action("q"), paused=True)
+    june: Json = {"start_time_ms": 1_780_272_000_000, "end_time_ms": 1_780_272_000_000 + 2 * 86_400_000}
+    wanted = ["2026-06-01T04:30:00Z", "2026-06-02T04:30:00Z"]
+    answer = peer.call(op.MATCHING_TIMES, {**key(trial, schedule_id), **june}).ok()
+    equal("matching_times", expected=wanted, actual=answer.get("matching_times"))
+    phased: Json = {"spec": {"interval_ms": 86_400_000, "phase_ms": 4 * 3_600_000 + 30 * 60_000}}
+    answer = peer.call(op.MATCHING_TIMES, {"namespace": trial.namespace, "schedule": phased, **june}).ok()
+    equal("matching_times of a spec", expected=wanted, actual=answer.get("matching_times"))
+    often: Json = {"spec": {"interval_ms": 1, "phase_ms": 0}}
+    answer = peer.call(op.MATCHING_TIMES, {"namespace": trial.namespace, "schedule": often, **june}).ok()
+    equal("how many times", expected=1000, actual=len(answer.get("matching_times", [])))
+    backwards = {"start_time_ms": june["end_time_ms"], "end_time_ms": june["start_time_ms"]}
+    peer.call(op.MATCHING_TIMES, {**key(trial, schedule_id), **backwards}).refused(400)
+    peer.call(op.MATCHING_TIMES, key(trial, trial.name("none"))).refused(404)

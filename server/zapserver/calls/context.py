@@ -47,6 +47,12 @@ class Call(Protocol):
     def step(self, command: Command[R]) -> R:
         """One step of the namespace's engine at this call's time; its effects are performed afterwards."""
 
+    def ask_for(self, durability: str) -> None:
+        """Answer once this level is reached. Raises `Invalid`."""
+
+    def changes(self, namespace: Namespace) -> None:
+        """This call changes `namespace` otherwise than by a step."""
+
 
 class Handler(NamedTuple):
     request: type[Request]

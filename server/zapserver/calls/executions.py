@@ -19,6 +19,7 @@ from zapserver.engine.commands import (
     UpdateStage,
 )
 from zapserver.engine.errors import Invalid
+from zapserver.engine.limits import SMALL_PAYLOAD_BYTES_MAX
 from zapserver.engine.records import Execution
 from zapserver.requests import (
     AwaitRequest,
@@ -54,7 +55,7 @@ def start(call: Call, request: StartRequest) -> object:
             retry_policy=None if request.retry_policy is None else request.retry_policy.policy(),
             timeouts=requests.workflow_timeouts(request.timeouts),
             cron_schedule=request.cron_schedule,
-            memo=payload(request.memo, "memo", requests.SMALL_PAYLOAD_BYTES_MAX),
+            memo=payload(request.memo, "memo", SMALL_PAYLOAD_BYTES_MAX),
             search_attributes=request.search_attributes,
             identity=request.identity or call.peer_name,
             signal_name=request.signal,

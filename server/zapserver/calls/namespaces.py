@@ -18,6 +18,7 @@ def _register(call: Call, request: NamespaceRequest) -> object:
         owner_email=request.owner_email or (given.ownerEmail if given else ""),
         retention_ms=request.retention_ms,
     )
+    call.changes(namespace)
     return shapes.described_namespace(namespace)
 
 
@@ -33,7 +34,8 @@ def _list(call: Call, request: NamespaceRequest) -> object:
 
 
 def _health(call: Call, request: Request) -> object:
-    return {"namespace": call.namespaces.default, "service": "tasks", "status": "ok"}
+    namespaces = call.namespaces
+    return {"namespace": namespaces.default, "service": "tasks", "status": "ok", "refused": namespaces.refused}
 
 
 CALLS: dict[int, Handler] = {

@@ -8,6 +8,7 @@ from zapserver import requests, shapes
 from zapserver.calls.context import BinaryCall, Call, CallOpener, Handler
 from zapserver.engine.commands import Action, PutSchedule, RequeueDeadLetter, ScheduleSpec, Started, StartTask
 from zapserver.engine.errors import Invalid
+from zapserver.engine.limits import SMALL_PAYLOAD_BYTES_MAX
 from zapserver.requests import DeadLetterRequest, TaskOptions, fallback_queue, json_payload, payload
 from zaptasks.spec import Interval, parse_spec
 from zapwire.body import decode_json
@@ -28,7 +29,7 @@ def start_task(call: Call, task_type: str, body: msgspec.Raw | None, options: Ta
             request_id=options.request_id,
             retry_policy=None if options.retry_policy is None else options.retry_policy.policy(),
             timeouts=options.timeouts(),
-            memo=payload(options.memo, "memo", requests.SMALL_PAYLOAD_BYTES_MAX),
+            memo=payload(options.memo, "memo", SMALL_PAYLOAD_BYTES_MAX),
             identity=options.identity or call.peer_name,
             id_reuse=reuse,
             id_conflict=conflict,
@@ -55,6 +56,8 @@ def put_schedule(call: Call, name: str, spec_text: str, options: TaskOptions) ->
                 task_queue=fallback_queue(options.task_queue),
                 is_task=True,
                 retry_policy=None if options.retry_policy is None else options.retry_policy.policy(),
+                memo=payload(options.memo, "memo", SMALL_PAYLOAD_BYTES_MAX),
+                task_timeouts=options.timeouts(),
             ),
         )
     )
@@ -64,7 +67,7 @@ def _submit(open_call: CallOpener, message: bytes) -> bytes:
     request = decode_task_submit(message)
     options = _options(request.options)
     body = json_payload(request.payload, "payload")
-    started = start_task(open_call(options.namespace), request.task_type, body, options)
+    started = start_task(_open(open_call, options), request.task_type, body, options)
     return encode_submit_reply(200, _started(started))
 
 
@@ -73,8 +76,15 @@ def _schedule(open_call: CallOpener, message: bytes) -> bytes:
     options = _options(request.options)
     if bool(request.interval) == bool(request.cron):
         raise Invalid(f"schedule {request.name!r} must have an interval or a cron expression, one of them")
-    put_schedule(open_call(options.namespace), request.name, request.interval or request.cron, options)
+    put_schedule(_open(open_call, options), request.name, request.interval or request.cron, options)
     return encode_submit_reply(200, msgspec.json.encode({"schedule_id": request.name, "status": "scheduled"}))
+
+
+def _open(open_call: CallOpener, options: TaskOptions) -> Call:
+    call = open_call(options.namespace)
+    if options.durability:
+        call.ask_for(options.durability)
+    return call
 
 
 def _options(data: Buffer) -> TaskOptions:
@@ -86,8 +96,10 @@ def _started(started: Started) -> bytes:
 
 
 def _list_dead_letters(call: Call, request: DeadLetterRequest) -> object:
-    letters = call.namespace.engine.views.dead_letters(limit=requests.page_size(request.page_size))
-    return {"dead_letters": [shapes.dead_letter(execution) for execution in letters]}
+    letters, token = call.namespace.engine.views.dead_letters(
+        after=request.next_page_token, limit=requests.page_size(request.page_size)
+    )
+    return {"dead_letters": [shapes.dead_letter(execution) for execution in letters], "next_page_token": token}
 
 
 def _requeue_dead_letter(call: Call, request: DeadLetterRequest) -> object:

@@ -19,8 +19,8 @@ from zapserver.engine.commands import (
     Unsubscribe,
 )
 from zapserver.engine.errors import EngineError, Invalid, NotFound, TooLarge
+from zapserver.engine.limits import SMALL_PAYLOAD_BYTES_MAX
 from zapserver.requests import (
-    SMALL_PAYLOAD_BYTES_MAX,
     AnswerQueryRequest,
     ScheduleActivityRequest,
     SubscribeRequest,

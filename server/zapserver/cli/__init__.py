@@ -19,6 +19,7 @@ class _Command(NamedTuple):
 
 _COMMANDS = {
     "serve": _Command("serve", "serve", "Run the server."),
+    "limits": _Command("limits", "limits", "List the limits of a server."),
     "demo": _Command("demo", "demo", "A server, a worker and a client at work, in half a minute."),
     "now": _Command("tasks", "now", "Start a one-shot task."),
     "add": _Command("tasks", "add", "Start a one-shot task on a schedule."),
@@ -27,6 +28,9 @@ _COMMANDS = {
     "workflow": _Command("workflows", "workflow", "Start, look at and steer workflows and tasks."),
     "schedule": _Command("schedules", "schedule", "Make, look at and steer schedules."),
     "health": _Command("tasks", "health", "Ask a server how it is."),
+    "backup": _Command("maintenance", "backup", "Copy a data directory, also of a running server."),
+    "verify": _Command("maintenance", "verify", "Look for damage in a data directory."),
+    "compact": _Command("maintenance", "compact", "Give unused space of a data directory back."),
     "inspect": _Command("inspect", "inspect", "Show captured or live ZAP traffic."),
 }
 

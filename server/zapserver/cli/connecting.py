@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -18,6 +19,7 @@ from zapserver.cli.running import run
 from zapserver.logs import configure_logging
 from zapserver.settings import ZAP_PORT_DEFAULT
 from zaptasks import open_client, parse_spec
+from zaptasks.duration import SECOND, parse_duration
 
 ZAP_DEFAULT = f"127.0.0.1:{ZAP_PORT_DEFAULT}"
 
@@ -89,5 +91,35 @@ class SpecText(click.ParamType[str]):
         return value
 
 
+class DurationText(click.ParamType[float]):
+    """A Go duration such as 1h30m; the value arrives in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: str | float, parameter: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = parse_duration(value) / SECOND if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), parameter, ctx)
+        if seconds < 0:
+            self.fail(f"{value!r} is negative: give 0s or more", parameter, ctx)
+        return seconds
+
+
+class TimeText(click.ParamType[datetime]):
+    """A moment such as 2026-01-31T08:00:00+01:00; one without a time zone is in UTC."""
+
+    name = "time"
+
+    def convert(self, value: str | datetime, parameter: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        try:
+            moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+        except ValueError:
+            self.fail(f"{value!r} is no time: write 2026-01-31, or 2026-01-31T08:00:00+01:00", parameter, ctx)
+        return moment if moment.utcoffset() is not None else moment.replace(tzinfo=UTC)
+
+
 JSON = JsonText()
 SPEC = SpecText()
+DURATION = DurationText()
+TIME = TimeText()

@@ -86,4 +86,14 @@ async def requeue(client: AsyncClient, output: Output, task_id: str, run_id: str
 async def health(client: AsyncClient, output: Output) -> None:
     """Ask a server how it is. The exit status is 1 when it does not answer."""
     answer = await client.health()
-    output.record({"service": answer.service, "status": answer.status, "namespace": answer.namespace})
+    output.record(
+        {
+            "service": answer.service,
+            "status": answer.status,
+            "namespace": answer.namespace,
+            "refused": answer.refused if output.as_json else "",
+        }
+    )
+    if answer.refused and not output.as_json:
+        rows = [{"limit": name, "refused": count} for name, count in sorted(answer.refused.items())]
+        output.rows(rows, {"limit": "LIMIT", "refused": "REFUSED"}, none="")

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import msgspec
 
-from zapserver.engine import matching
+from zapserver.engine import matching, registry
 from zapserver.engine.commands import ActivityTimeouts, Payload, QueueKind, Status
 from zapserver.engine.effects import DeliverActivityCancel
 from zapserver.engine.errors import NotFound, StaleToken
@@ -306,7 +306,7 @@ def _attempt_failed(s: State, activity: Activity, failure: bytes, status: Status
 
 def _has_room(s: State, activity: Activity) -> bool:
     """Whether the history may grow by another attempt. Some policies would retry for ever."""
-    return activity.execution.history_length < s.limits.history_events_max
+    return registry.history_has_room(s, activity.execution)
 
 
 def _close(s: State, outcome: Outcome, now_ms: int) -> Outcome:

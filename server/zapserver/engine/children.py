@@ -86,7 +86,7 @@ def start(s: State, parent: Execution, command: StartChildCommand, now_ms: int) 
 
 def open_run(s: State, parent: Execution, command_id: str, child: Child) -> Execution | None:
     """The run in which a child goes on."""
-    run = registry.latest_open(s, child.workflow_id)
+    run = s.open_ids.get(child.workflow_id)
     link = None if run is None else run.parent
     return run if link is not None and (link.run_id, link.command_id) == (parent.run_id, command_id) else None
 

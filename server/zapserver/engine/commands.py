@@ -89,11 +89,14 @@ class UpdateStage(enum.StrEnum):
 
 
 class Overlap(enum.StrEnum):
-    """What a schedule does when it is time and the previous run is still open."""
+    """What a schedule does when it is time and a run of it is still open."""
 
     SKIP = "skip"
     ALLOW = "allow"
     BUFFER_ONE = "buffer-one"
+    BUFFER_ALL = "buffer-all"
+    CANCEL_OTHER = "cancel-other"
+    TERMINATE_OTHER = "terminate-other"
 
 
 class _Struct(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +120,11 @@ class Started(_Struct, frozen=True):
 class ActivityScheduled(_Struct, frozen=True):
     activity_id: str
     task_token: str
+
+
+class Backfilled(_Struct, frozen=True):
+    slots: int
+    """How many slots of the range are acted on, now or as the overlap policy lets them."""
 
 
 class Heartbeaten(_Struct, frozen=True):
@@ -161,13 +169,23 @@ class Action(_Struct, frozen=True):
     input: Payload | None = None
     retry_policy: RetryPolicy | None = None
     memo: Payload | None = None
+    timeouts: WorkflowTimeouts = WorkflowTimeouts()
+    """Of a workflow."""
+    task_timeouts: ActivityTimeouts | None = None
+    """Of a one-shot task."""
+    search_attributes: dict[str, Any] | None = None
+    """Of a workflow."""
 
 
 class ScheduleSpec(_Struct, frozen=True):
-    """When a schedule is due: the union of its cron expressions and its interval."""
+    """When a schedule is due: the union of its cron expressions and its intervals."""
 
     cron: tuple[str, ...] = ()
     interval_ms: int = 0
+    phase_ms: int | None = None
+    """Given: the interval's slots are its multiples since the epoch plus this. None: it counts from the creation."""
+    intervals: tuple[tuple[int, int | None], ...] = ()
+    """More of them: each an interval and its phase."""
     start_ms: int | None = None
     end_ms: int | None = None
     jitter_ms: int = 0
@@ -551,6 +569,12 @@ class PutSchedule(Command[None], frozen=True):
     action: Action
     paused: bool = False
     overlap: Overlap = Overlap.SKIP
+    catchup_window_ms: int | None = None
+    """How old a slot that was missed may be and still be acted on. None: a minute, and the latest one at any age."""
+    pause_on_failure: bool = False
+    """Pause after a run that failed or timed out, with the retries that it has."""
+    remaining_actions: int | None = None
+    """So many slots are acted on; None for no limit. What is started by hand does not count."""
 
 
 class UpdateSchedule(Command[None], frozen=True):
@@ -560,6 +584,10 @@ class UpdateSchedule(Command[None], frozen=True):
     spec: ScheduleSpec | None = None
     action: Action | None = None
     paused: bool | None = None
+    overlap: Overlap | None = None
+    catchup_window_ms: int | None = None
+    pause_on_failure: bool | None = None
+    remaining_actions: int | None = None
 
 
 class DeleteSchedule(Command[bool], frozen=True):
@@ -576,6 +604,23 @@ class TriggerSchedule(Command[Started | None], frozen=True):
     """Start the action now. None when the overlap policy says no."""
 
     schedule_id: str
+    overlap: Overlap | None = None
+    request_id: str = ""
+
+
+class SweepClosed(Command[int], frozen=True):
+    """Forget executions that closed before a moment, the earliest first; answers with how many these were."""
+
+    closed_before_ms: int
+    limit: int
+
+
+class BackfillSchedule(Command[Backfilled], frozen=True):
+    """Act on every slot from `start_ms` to `end_ms`, paused or not, under the policy given or the schedule's own."""
+
+    schedule_id: str
+    start_ms: int
+    end_ms: int
     overlap: Overlap | None = None
     request_id: str = ""
 

@@ -83,7 +83,10 @@ def complete(s: State, task: WorkflowTask, commands: tuple[c.TaskCommand, ...], 
         attempt=task.attempt,
     )
     if _would_overflow(s, execution, commands):
-        text = f"the history has {execution.history_length} events, the limit; continue as new before that"
+        text = (
+            f"the history has {execution.history_length} events and {execution.history_bytes} bytes, and may grow no"
+            " more: continue as new before that"
+        )
         failure = encode_failure(Failure(message=text, code=HISTORY_FULL_ERROR, non_retryable=True))
         executions.close(s, execution, Status.FAILED, now_ms, failure=failure)
         return
@@ -108,6 +111,8 @@ def _would_overflow(s: State, execution: Execution, commands: tuple[c.TaskComman
     """Whether the answer would fill the history without ending the run."""
     if commands and _is_end(commands[-1]):
         return False
+    if execution.history_bytes > s.limits.history_bytes_max:
+        return True
     return execution.history_length + EVENTS_PER_COMMAND * len(commands) > s.limits.history_events_max
 
 

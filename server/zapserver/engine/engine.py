@@ -1,6 +1,7 @@
 """The engine of one namespace: commands in, answers and effects out. No clock, no randomness, no I/O.
 
     answer = engine.step(command, now_ms)     # all of it, or an EngineError and nothing
+    changes = engine.take_changes()           # what has to be kept of it; `reader` must know it from now on
     effects = engine.take_effects()           # what to do outside, in this order
     engine.next_deadline_ms()                 # when to call engine.step(Tick(), ...) at the latest
 
@@ -11,15 +12,19 @@ is held at the latest time seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 from zapserver.engine import (
     activities,
+    changes,
     children,
     executions,
     queries,
     rebuild,
+    recovery,
+    registry,
+    schedule_runs,
     schedules,
     updates,
     wakeups,
@@ -31,6 +36,7 @@ from zapserver.engine.effects import Effect
 from zapserver.engine.errors import Invalid, LimitReached, NotFound
 from zapserver.engine.limits import Limits
 from zapserver.engine.matching import put_back, resume, serve
+from zapserver.engine.rate import ActionRate
 from zapserver.engine.records import (
     Activity,
     Execution,
@@ -43,8 +49,10 @@ from zapserver.engine.records import (
     WorkflowTimer,
 )
 from zapserver.engine.state import State
-from zapserver.engine.validation import check_name
+from zapserver.engine.validation import check_name, check_payloads
 from zapserver.engine.views import Views
+from zapserver.store.errors import Damaged
+from zapserver.store.interface import Batch, Reader
 
 R = TypeVar("R")
 
@@ -52,14 +60,41 @@ R = TypeVar("R")
 class Engine:
     """Everything that happens in one namespace. Not thread safe: one caller at a time.
 
+    `reader` reads what was kept: every batch that `take_changes` ever gave out, from the moment it was given out.
     `new_id` returns 32 fresh lowercase hex digits a call and must not be guessable, since task
     tokens are made of them; `random` returns a float in [0, 1) and spreads jitter.
     """
 
-    def __init__(self, *, new_id: Callable[[], str], random: Callable[[], float], limits: Limits | None = None) -> None:
-        self._state = State(new_id=new_id, random=random, limits=limits or Limits())
+    def __init__(
+        self,
+        *,
+        new_id: Callable[[], str],
+        random: Callable[[], float],
+        reader: Reader,
+        limits: Limits | None = None,
+    ) -> None:
+        limits = limits or Limits()
+        self._state = State(new_id=new_id, random=random, limits=limits, reader=reader)
+        self._rate = ActionRate(limits.actions_per_second) if limits.actions_per_second else None
         self._now_ms = 0
         self.views = Views(self._state)
+
+    def recover(self, now_ms: int, *, old: Engine | None = None, live: Iterable[c.PeerKey] = ()) -> list[Damaged]:
+        """Fill a fresh engine from its reader; damaged records are left out and returned.
+
+        `old` is the engine that this one replaces after a failure of the store, `live` its connections that still
+        stand.
+        """
+        s = self._state
+        damaged = recovery.load(s)
+        self._now_ms = max(now_ms, recovery.latest_ms(s))
+        if old is not None:
+            self._now_ms = max(self._now_ms, old._now_ms)
+            recovery.adopt(s, old._state, live, self._now_ms)
+        recovery.put_in_line(s, self._now_ms)
+        recovery.serve_everybody(s, self._now_ms)
+        self._follow_up(self._now_ms)
+        return damaged
 
     def step(self, command: c.Command[R], now_ms: int) -> R:
         """Apply one command at `now_ms`.
@@ -71,15 +106,33 @@ class Engine:
         s = self._state
         self._now_ms = now_ms = max(now_ms, self._now_ms)
         self._pass_time(now_ms)
+        rate = self._rate
+        if rate is not None and type(command) not in _ACTIONS:
+            rate = None
         try:
-            return cast(R, _HANDLERS[type(command)](s, command, now_ms))
+            check_payloads(command, s.limits)
+            if rate is not None:
+                _check_rate(rate, now_ms)
+            answer = _HANDLERS[type(command)](s, command, now_ms)
         finally:
-            self._run_buffered(now_ms)
+            self._follow_up(now_ms)
+        if rate is not None:
+            rate.take(now_ms)
+        return cast(R, answer)
+
+    @property
+    def now_ms(self) -> int:
+        """The latest time that it knows of."""
+        return self._now_ms
 
     def take_effects(self) -> list[Effect]:
         """What has to be done outside since the last call, in order."""
         effects, self._state.effects = self._state.effects, []
         return effects
+
+    def take_changes(self) -> Batch | None:
+        """What has to be kept of everything since the last call; None when nothing changed."""
+        return changes.take(self._state)
 
     def next_deadline_ms(self) -> int | None:
         """When something happens by itself; never later than that, perhaps a little earlier."""
@@ -104,15 +157,27 @@ class Engine:
                     workflow_tasks.deliver_recorded_result(s, target)
                 case _:
                     raise AssertionError(f"an unknown timer target: {target!r}")
-        self._run_buffered(now_ms)
+        self._follow_up(now_ms)
 
-    def _run_buffered(self, now_ms: int) -> None:
+    def _follow_up(self, now_ms: int) -> None:
+        """What the schedules do about those of their runs that closed."""
         s = self._state
         while s.ended or s.freed_schedules:
             if s.ended:
                 children.tell_relatives(s, s.ended.popleft(), now_ms)
             else:
-                schedules.run_buffered(s, s.freed_schedules.pop(0), now_ms)
+                schedule, execution = s.freed_schedules.pop(0)
+                schedule_runs.run_closed(s, schedule, execution, now_ms)
+
+
+def _check_rate(rate: ActionRate, now_ms: int) -> None:
+    wait_ms = rate.wait_ms(now_ms)
+    if wait_ms:
+        raise LimitReached(
+            f"this namespace takes {rate.per_second} actions a second: try again in {wait_ms} ms",
+            limit="actions-per-second",
+            retry_after_ms=wait_ms,
+        )
 
 
 # --- one handler a command ------------------------------------------------------------------------
@@ -216,11 +281,15 @@ def _subscribe(s: State, command: c.Subscribe, now_ms: int) -> c.Subscribed:
     types = 0 if command.types is None else len(command.types)
     if types > s.limits.types_per_subscription_max:
         raise LimitReached(
-            f"a subscription to {types} types; at most {s.limits.types_per_subscription_max} are allowed"
+            f"a subscription to {types} types; at most {s.limits.types_per_subscription_max} are allowed",
+            limit="types-per-subscription",
         )
     peer = s.peers.get(command.peer)
     if peer is not None and len(peer.subscriptions) >= s.limits.subscriptions_per_peer_max:
-        raise LimitReached(f"this connection has {len(peer.subscriptions)} subscriptions, the limit")
+        raise LimitReached(
+            f"this connection has {len(peer.subscriptions)} subscriptions, as many as it may: open another connection",
+            limit="subscriptions-per-peer",
+        )
     subscription = Subscription(
         subscription_id=s.new_id()[:24],
         peer=command.peer,
@@ -313,6 +382,22 @@ def _tick(s: State, command: c.Tick, now_ms: int) -> None:
     """Time has passed already, in `step`."""
 
 
+def _sweep_closed(s: State, command: c.SweepClosed, now_ms: int) -> int:
+    return registry.sweep(s, command.closed_before_ms, command.limit)
+
+
+_ACTIONS = frozenset(
+    {
+        c.StartTask,
+        c.StartWorkflow,
+        c.SignalExecution,
+        c.ResetExecution,
+        c.RequeueDeadLetter,
+        c.TriggerSchedule,
+    }
+)
+"""What `actions_per_second` counts: what clients begin. Workers and schedules go on with what was taken before."""
+
 _HANDLERS: dict[type[c.Command[Any]], Callable[[State, Any, int], Any]] = {
     c.StartTask: executions.start_task,
     c.StartWorkflow: executions.start_workflow,
@@ -343,5 +428,7 @@ _HANDLERS: dict[type[c.Command[Any]], Callable[[State, Any, int], Any]] = {
     c.DeleteSchedule: _delete_schedule,
     c.PauseSchedule: _pause_schedule,
     c.TriggerSchedule: schedules.trigger,
+    c.SweepClosed: _sweep_closed,
+    c.BackfillSchedule: schedules.backfill,
     c.Tick: _tick,
 }

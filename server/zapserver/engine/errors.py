@@ -42,6 +42,12 @@ class StaleToken(Conflict):
     code = "stale_token"
 
 
+class Lost(EngineError):
+    """Something that has to be in the store is not there, or is damaged."""
+
+    code = "store_damaged"
+
+
 class NoWorker(NotFound):
     """Nobody is subscribed who could answer. Go's server uses 404 for it, and so do we."""
 
@@ -49,13 +55,21 @@ class NoWorker(NotFound):
 
 
 class LimitReached(EngineError):
-    """A bound of the server; the message names it and its value."""
+    """A bound of the server; the message says its value and what helps, and ends in its name.
+
+    `limit` is that name, as `zaptasks limits` lists it; `retry_after_ms` is how long to wait, where that is known.
+    """
 
     status = 429
     code = "limit_reached"
 
+    def __init__(self, message: str, *, limit: str, retry_after_ms: int | None = None) -> None:
+        super().__init__(f"{message} (limit {limit})")
+        self.limit = limit
+        self.retry_after_ms = retry_after_ms
 
-class TooLarge(EngineError):
+
+class TooLarge(LimitReached):
     """A payload above its bound; the message names both."""
 
     status = 413

@@ -24,6 +24,7 @@ from zapserver.engine.commands import (
     IdConflict,
     Payload,
     PeerKey,
+    QueueKind,
     Started,
     StartTask,
     StartWorkflow,
@@ -80,10 +81,11 @@ def start_task(s: State, command: StartTask, now_ms: int, *, schedule_id: str = 
     if (known := registry.seen(s, request)) is not None:
         return known
     run_id = s.new_id()
-    workflow_id = command.workflow_id or f"{command.type}-{run_id[:16]}"
+    workflow_id = command.workflow_id or f"{command.type}-{run_id[:24]}"
     present = registry.claim(s, workflow_id, command.id_reuse, command.id_conflict)
     if present is not None and command.id_conflict is IdConflict.USE_EXISTING:
         return _join(s, present, request)
+    registry.check_backlog(s, (QueueKind.ACTIVITY, command.task_queue))
     execution = Execution(
         workflow_id=workflow_id,
         run_id=run_id,
@@ -122,17 +124,18 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
         request = registry.request_key("workflow type", command.type, schedule_id, command.request_id)
     if (known := registry.seen(s, request)) is not None:
         return known
-    if command.signal_name and (latest := registry.latest_open(s, command.workflow_id)) is not None:
+    if command.signal_name and (latest := s.open_ids.get(command.workflow_id)) is not None:
         signal(s, latest, command.signal_name, command.signal_input, command.identity, now_ms)
         return _join(s, latest, request)
     run_id = command.run_id or s.new_id()
     registry.check_run_id(s, run_id)
-    workflow_id = command.workflow_id or f"{command.type.lower()}-{run_id[:8]}"
-    if not command.workflow_id and workflow_id in s.runs:
+    workflow_id = command.workflow_id or f"{command.type.lower()}-{run_id[:24]}"
+    if not command.workflow_id and s.latest(workflow_id) is not None:
         workflow_id = f"{command.type.lower()}-{run_id}"
     present = registry.claim(s, workflow_id, command.id_reuse, command.id_conflict)
     if present is not None and command.id_conflict is IdConflict.USE_EXISTING:
         return _join(s, present, request)
+    registry.check_backlog(s, (QueueKind.WORKFLOW, command.task_queue))
     execution = Execution(
         workflow_id=workflow_id,
         run_id=run_id,
@@ -154,7 +157,7 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
     _replace(s, present, command.identity, now_ms)
     admit(s, execution, now_ms, request)
     if command.signal_name:
-        signal(s, execution, command.signal_name, command.signal_input, command.identity, now_ms)
+        record_signal(s, execution, command.signal_name, command.signal_input, command.identity, now_ms)
     set_off(s, execution, now_ms)
     return Started(workflow_id=workflow_id, run_id=run_id)
 
@@ -243,12 +246,23 @@ def signal(
     if request_id and request_id in execution.signal_ids:
         return
     check_open(execution)
-    if execution.history_length >= s.limits.history_events_max:
-        raise LimitReached(f"the history of {execution.workflow_id!r} is full ({execution.history_length} events)")
+    registry.check_history(s, execution)
+    if execution.signal_count >= s.limits.signals_per_execution_max:
+        raise LimitReached(
+            f"{execution.workflow_id!r} got {execution.signal_count} signals, as many as it may:"
+            " let it end and go on in a new run",
+            limit="signals-per-execution",
+        )
     if request_id:
         execution.signal_ids[request_id] = None
         if len(execution.signal_ids) > s.limits.signal_ids_max:
             del execution.signal_ids[next(iter(execution.signal_ids))]
+    record_signal(s, execution, name, input, identity, now_ms)
+
+
+def record_signal(s: State, execution: Execution, name: str, input: Payload | None, identity: str, now_ms: int) -> None:
+    """One that may be recorded: nothing is checked any more."""
+    execution.signal_count += 1
     attributes = {"signalName": name, "input": input, "identity": identity}
     event = s.record(execution, EventType.EXECUTION_SIGNALED, now_ms, **attributes)
     wakeups.news(s, execution, event.event_id, now_ms)
@@ -312,14 +326,18 @@ def requeue_dead_letter(s: State, source: Execution, identity: str, now_ms: int)
             f"run {source.run_id} of {source.workflow_id!r} is not a dead letter: it is {source.status.name}"
         )
     registry.check_free(s, source.workflow_id)
-    source.is_dead_letter = False
-    del s.dead_letters[source.run_id]
-    registry.keep_closed(s, source)
+    registry.check_backlog(s, queue_of(source))
+    registry.calm(s, source)
     execution = next_run(source, s.new_id(), now_ms)
     execution.identity = identity
     admit(s, execution, now_ms)
     set_off(s, execution, now_ms)
     return Started(workflow_id=execution.workflow_id, run_id=execution.run_id)
+
+
+def queue_of(execution: Execution) -> tuple[QueueKind, str]:
+    """Where its first work waits."""
+    return (QueueKind.ACTIVITY if execution.is_task else QueueKind.WORKFLOW, execution.task_queue)
 
 
 def next_run(source: Execution, run_id: str, now_ms: int) -> Execution:
@@ -438,7 +456,6 @@ def close(
         attributes["failure"] = execution.failure
     s.record(execution, _CLOSING_EVENT[status], now_ms, **attributes)
     s.timers.remove(execution)
-    s.open_count -= 1
     execution.calls.clear()
     execution.task_retry_ms = execution.cached_by = None
     workflow_timers.drop_all(s, execution)
@@ -457,10 +474,8 @@ def close(
                 _tell_holder(s, execution, task, status)
             matching.finish(s, task, now_ms)
     _tell_waiters(s, execution, successor)
-    if execution.schedule_id and (schedule := s.schedules.get(execution.schedule_id)) is not None:
-        schedule.open_runs.pop(execution.run_id, None)
-        if schedule.buffered_run is not None:
-            s.freed_schedules.append(schedule)
+    if execution.schedule_id:
+        registry.leave_schedule(s, execution)
     if successor is not None:
         admit(s, successor, now_ms, continued_run_id=execution.run_id)
         if status is Status.CONTINUED_AS_NEW:
@@ -491,6 +506,7 @@ def _carry_over(s: State, source: Execution, successor: Execution, now_ms: int) 
     """What came while the worker decided to continue as new: it was acknowledged, and the next run has to see it."""
     for event in s.events(source, source.seen_event_id):
         if event.type is EventType.EXECUTION_SIGNALED:
+            successor.signal_count += 1
             s.record(successor, event.type, now_ms, **event.attributes)
         elif event.type is EventType.EXECUTION_CANCEL_REQUESTED:
             s.record(successor, event.type, now_ms, **event.attributes)
@@ -631,7 +647,10 @@ def wait_for_close(s: State, execution: Execution, waiter: Waiter, peer_key: Pee
     if peer is not None and waiter in peer.waiting:
         raise Conflict(f"{waiter!r} waits for {peer.waiting[waiter].workflow_id!r} already; a call waits for one thing")
     if peer is not None and len(peer.waiting) + len(peer.updating) >= s.limits.waits_per_peer_max:
-        raise LimitReached(f"this connection waits for {len(peer.waiting)} executions already, the limit")
+        raise LimitReached(
+            f"this connection waits for {len(peer.waiting)} executions already, as many as it may",
+            limit="waits-per-peer",
+        )
     if peer is not None and waiter in peer.updating:
         raise Conflict(f"{waiter!r} waits for an update already; a call waits for one thing")
     execution.waiters[waiter] = peer_key

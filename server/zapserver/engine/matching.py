@@ -15,6 +15,7 @@ def enqueue(s: State, task: QueuedTask, now_ms: int) -> None:
     """A task is ready: hand it to a waiting worker, or put it at the end of its line."""
     task.order = s.next_order()
     task.ready_ms = now_ms
+    s.touch_task(task)
     subscription = s.queue(task.queue).put(task)
     if subscription is not None:
         _deliver(s, task, subscription, now_ms)
@@ -24,6 +25,7 @@ def put_back(s: State, tasks: list[QueuedTask], now_ms: int) -> None:
     """Tasks whose holders are gone go to others at once, or to their old places in line."""
     for task in sorted(tasks, key=lambda task: task.order):
         task.ready_ms = now_ms
+        s.touch_task(task)
         subscription = s.queue(task.queue).put_back(task)
         if subscription is not None:
             _deliver(s, task, subscription, now_ms)

@@ -28,7 +28,10 @@ def ask(s: State, execution: Execution, command: QueryExecution, now_ms: int) ->
             return Payload(b'{"stack":""}')
         raise NoWorker("no workers subscribed to task queue")
     if len(s.queries) >= s.limits.pending_queries_max:
-        raise LimitReached(f"{len(s.queries)} queries wait for an answer already, the limit; try again")
+        raise LimitReached(
+            f"{len(s.queries)} queries wait for an answer already, as many as may: try again later",
+            limit="pending-queries",
+        )
     query = PendingQuery(
         token=s.new_id(),
         waiter=command.waiter,

@@ -115,6 +115,7 @@ def reset(s: State, source: Execution, command: ResetExecution, now_ms: int) -> 
     if not 1 <= command.event_id <= source.history_length:
         raise Invalid(f"event id {command.event_id} is not in 1..{source.history_length} of run {source.run_id}")
     registry.check_room(s, source.workflow_id)
+    registry.check_backlog(s, executions.queue_of(source))
     history = s.events(source)
     cut = _whole_answers(history, command.event_id)
     story = _Story(history[:cut]) if not source.is_task else _Story(())
@@ -125,12 +126,13 @@ def reset(s: State, source: Execution, command: ResetExecution, now_ms: int) -> 
         executions.move_followers(s, source, execution)
     else:
         execution.parent = None  # it was told of the end
-    newest = registry.latest_open(s, source.workflow_id)
+    newest = s.open_ids.get(source.workflow_id)
     for run in {id(run): run for run in (source, newest) if run is not None and run.status.is_open}.values():
         reason = f"reset: {command.reason}"
         executions.close(s, run, Status.TERMINATED, now_ms, reason=reason, identity=command.identity)
     registry.index(s, execution)
     for event in history[:cut]:
+        execution.signal_count += event.type is EventType.EXECUTION_SIGNALED
         s.record(execution, event.type, event.time_ms, **event.attributes)
     s.record(
         execution,
@@ -144,6 +146,7 @@ def reset(s: State, source: Execution, command: ResetExecution, now_ms: int) -> 
     if not execution.is_task:
         for event in history[cut:]:
             if event.type is EventType.EXECUTION_SIGNALED:
+                execution.signal_count += 1
                 s.record(execution, event.type, now_ms, **event.attributes)
     if story.answer is None:
         _rebuild_calls(s, execution, story, now_ms)

@@ -79,6 +79,18 @@ class EventType(enum.StrEnum):
     UPDATE_COMPLETED = "WORKFLOW_EXECUTION_UPDATE_COMPLETED"
 
 
+NULL = Payload(b"null")
+
+
+def same_payload(one: Payload | None, other: Payload | None) -> bool:
+    """Whether two payloads are the same to whoever reads them: none is a null."""
+    return (NULL if one is None else one) == (NULL if other is None else other)
+
+
+EVENT_BYTES = 200
+"""About what an event takes beside its payloads."""
+
+
 class Event(msgspec.Struct, frozen=True):
     """One line of a history."""
 
@@ -86,6 +98,15 @@ class Event(msgspec.Struct, frozen=True):
     time_ms: int
     type: EventType
     attributes: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Its share of the bytes of the history."""
+        size = EVENT_BYTES
+        for value in self.attributes.values():
+            if type(value) is Payload and value != NULL:  # read again, a null is None
+                size += len(value)
+        return size
 
 
 class WorkerKind(enum.IntEnum):
@@ -153,6 +174,7 @@ class Activity(QueuedTask):
     retry_policy: RetryPolicy = RetryPolicy()
     timeouts: ActivityTimeouts = ActivityTimeouts()
     scheduled_ms: int = 0
+    scheduled_event_id: int = 0
     retry_ms: int = 0
     """When the next attempt is due, in BACKOFF."""
     charged: int = 0
@@ -165,7 +187,6 @@ class Activity(QueuedTask):
     """The call of a holder that asked for it."""
     command_id: str = ""
     """The command of a replaying worker that asked for it."""
-    scheduled_event_id: int = 0
     timer_ms: int | None = None
 
     def deadline_ms(self) -> int | None:
@@ -331,7 +352,17 @@ class Execution:
     cancel_identity: str = ""
     cancel_due_ms: int | None = None
     """When a workflow that was asked to end is ended over its head."""
-    history: list[Event] = field(default_factory=list)
+    number: int = 0
+    """Its place in the order of starts."""
+    history_length: int = 0
+    last_event_ms: int = 0
+    history_bytes: int = 0
+    """About what its history takes in the store."""
+    unsaved: list[Event] = field(default_factory=list)
+    """The events of this step; all before them are in the store."""
+    signal_count: int = 0
+    is_saved: bool = False
+    """Whether the store has it as an open execution."""
     open_activities: dict[str, Activity] = field(default_factory=dict)
     calls: list[ActivityCall] = field(default_factory=list)
     task: WorkflowTask | None = None
@@ -361,10 +392,6 @@ class Execution:
     """Those waiters that go on to the next run of the chain."""
     is_dead_letter: bool = False
     timer_ms: int | None = None
-
-    @property
-    def history_length(self) -> int:
-        return len(self.history)
 
     @property
     def worker_kind(self) -> WorkerKind | None:
@@ -448,13 +475,32 @@ class PendingResult:
         return self.due_ms if self.execution.status.is_open else None
 
 
-@dataclass(slots=True, frozen=True)
-class ScheduledRun:
+class ScheduledRun(msgspec.Struct, frozen=True):
     """A run that a schedule starts: now, or as soon as the open one has closed."""
 
     name: str
     """The end of its workflow id: the slot or the request that it is for."""
+    slot_ms: int
+    """The slot, or when it was triggered."""
+    is_manual: bool = False
+    """Asked for by a trigger or a backfill: no pause and no limit of actions holds it up."""
     request_id: str = ""
+
+
+class RecentAction(msgspec.Struct, frozen=True):
+    """A run that a schedule started."""
+
+    slot_ms: int
+    started_ms: int
+    workflow_id: str
+    run_id: str
+
+
+class Backfill(msgspec.Struct):
+    """Slots of the past that are still to be acted on, in order."""
+
+    slots: list[int]
+    overlap: Overlap
 
 
 @dataclass(slots=True, eq=False)
@@ -466,33 +512,63 @@ class Schedule:
     created_ms: int
     updated_ms: int
     anchor_ms: int
-    """From when its interval counts: its creation, or the last change of its spec."""
+    """From when its intervals count: its creation, or the last change of its spec."""
     paused: bool = False
     note: str = ""
+    catchup_window_ms: int | None = None
+    pause_on_failure: bool = False
+    actions_limit: int | None = None
+    """How many slots it was made to act on."""
+    remaining_actions: int | None = None
+    """How many of them are left."""
     next_ms: int | None = None
     """The next slot, without its jitter."""
     next_due_ms: int | None = None
     """When that slot is acted on: with its jitter."""
+    last_slot_ms: int | None = None
+    """The last slot acted on. None up to it is acted on again, whatever becomes of the clock and the spec."""
+    not_before_ms: int = 0
+    """When it goes on after a step in which it did as much as it may."""
+    work_ms: int | None = None
+    """When to look at the backfills and the buffered runs again."""
     action_count: int = 0
     skipped_overlap: int = 0
+    buffer_dropped: int = 0
     missed: int = 0
-    buffered_run: ScheduledRun | None = None
-    open_runs: dict[str, Execution] = field(default_factory=dict)
-    """By run id, with the runs that followed by retry, reset or requeue."""
+    buffered: list[ScheduledRun] = field(default_factory=list)
+    """The runs that wait for the open ones to close, in order."""
+    backfills: list[Backfill] = field(default_factory=list)
+    backfill_requests: dict[str, int] = field(default_factory=dict)
+    """The latest request ids of backfills, with the answer."""
+    recent_actions: list[RecentAction] = field(default_factory=list)
+    """The latest last."""
+    open_runs: dict[str, str] = field(default_factory=dict)
+    """The workflow ids by run id, with the runs that followed by retry, reset or requeue."""
     timer_ms: int | None = None
     is_deleted: bool = False
 
     @property
-    def running(self) -> list[Execution]:
-        return list(self.open_runs.values())
+    def is_active(self) -> bool:
+        """Whether it acts on slots by itself."""
+        return not self.paused and not self.is_deleted and self.remaining_actions != 0
 
     @property
-    def buffered(self) -> int:
-        """How many runs wait for the open one to close."""
-        return 0 if self.buffered_run is None else 1
+    def state(self) -> str:
+        """In a word, for people: a schedule that fires no more says why."""
+        if self.paused:
+            return "paused"
+        if self.remaining_actions == 0:
+            return "used up"
+        return "ended" if self.next_ms is None else "active"
 
     def deadline_ms(self) -> int | None:
-        return None if self.paused or self.is_deleted else self.next_due_ms
+        if self.is_deleted:
+            return None
+        due = self.work_ms
+        if self.is_active and self.next_due_ms is not None:
+            slot_due_ms = max(self.next_due_ms, self.not_before_ms)
+            due = slot_due_ms if due is None else min(due, slot_due_ms)
+        return due
 
 
 @dataclass(slots=True)

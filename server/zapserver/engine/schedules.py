@@ -1,38 +1,51 @@
-"""Schedules: when the next slot is, and what happens when it comes.
+"""Schedules: made, changed, triggered and filled in by commands, and woken when a slot comes.
 
-A slot is a moment that the spec names; jitter delays the action, never the slot. An interval counts
-from the creation of the schedule, so its first slot is one period later. A slot whose time has passed
-unnoticed (the machine slept, the clock jumped) is acted on once, for the latest of them; the others
-are counted as missed.
+Jitter delays the action, never the slot. Slots whose time has passed unnoticed (the machine slept, the server was
+down, the clock jumped) are acted on in order, as far back as the catch-up window reaches; older ones are counted as
+missed. One step acts on a bounded number of slots and leaves the rest to the next one.
 """
 
 from __future__ import annotations
 
-from zapserver.engine import executions, registry
+import msgspec
+
+from zapserver.engine import executions, registry, schedule_runs
 from zapserver.engine.commands import (
     Action,
-    Overlap,
+    Backfilled,
+    BackfillSchedule,
     PutSchedule,
-    ScheduleSpec,
     Started,
-    StartTask,
-    StartWorkflow,
     TriggerSchedule,
     UpdateSchedule,
 )
-from zapserver.engine.errors import EngineError, Invalid, LimitReached, NotFound
-from zapserver.engine.records import Schedule, ScheduledRun
-from zapserver.engine.specs import TIME_MS_MAX, next_due_ms, read_spec
+from zapserver.engine.errors import Invalid, LimitReached, NotFound
+from zapserver.engine.records import Backfill, Schedule, ScheduledRun
+from zapserver.engine.slots import (
+    LOOKS_PER_RANGE_MAX,
+    LOOKS_PER_STEP_MAX,
+    check_spec,
+    latest_slot,
+    pass_over,
+    slot_after,
+    slots_after,
+    slots_at_once,
+    slots_between,
+)
+from zapserver.engine.specs import TIME_MS_MAX
 from zapserver.engine.state import State
-from zapserver.engine.validation import check_name, check_request_id
-from zaptasks.spec import Interval
+from zapserver.engine.validation import TIMEOUT_MS_MAX, check_name, check_request_id, check_timeouts
 
-INTERVAL_MS_MIN = 1
-"""The engine's unit of time. `zaptasks.parse_spec` has the same floor."""
-INTERVAL_MS_MAX = 100 * 365 * 24 * 3_600_000
-CRON_EXPRESSIONS_MAX = 100
-MISSED_COUNTED_MAX = 100
-"""A look at the calendar takes croniter 0.2 to 1 ms, and a clock that jumped a day ahead meets many schedules."""
+CATCHUP_WINDOW_MS_DEFAULT = 60_000
+"""A restart or a stall loses nothing; a night without a server does not become a morning of runs."""
+CATCHUP_WINDOW_MS_MIN = 10_000
+"""A busy server is late by a second or two, and that is no reason to drop a slot. Temporal has the same minimum."""
+ACTIONS_MAX = 1_000_000_000
+BACKFILL_REQUESTS_MAX = 100
+"""The request ids of so many backfills are remembered: repeats of a call come soon or not at all."""
+
+
+# --- made and changed ------------------------------------------------------------------------------------------
 
 
 def put(s: State, command: PutSchedule, now_ms: int) -> None:
@@ -40,49 +53,42 @@ def put(s: State, command: PutSchedule, now_ms: int) -> None:
     process that adds a schedule shares the firings of the first. `paused` can pause one that is
     there and never resumes it: a worker that starts again must not undo what an operator did."""
     check_name("schedule_id", command.schedule_id, s.limits)
-    _check_action(s, command.schedule_id, command.action)
     known = s.schedules.get(command.schedule_id)
-    if known is None:
-        _check_spec(command.spec, now_ms)
-        if len(s.schedules) >= s.limits.schedules_max:
-            raise LimitReached(f"this namespace has {len(s.schedules)} schedules, its limit; delete some first")
-        known = Schedule(
-            schedule_id=command.schedule_id,
-            spec=command.spec,
-            action=command.action,
-            overlap=command.overlap,
-            created_ms=now_ms,
-            updated_ms=now_ms,
-            anchor_ms=now_ms,
-            paused=command.paused,
-        )
-        s.schedules[command.schedule_id] = known
-        s.touch_schedule(known)
-        _plan(s, known, _slot_after(known.spec, known.anchor_ms, now_ms))
+    _check(s, command, known, now_ms)
+    if known is not None:
+        wanted = msgspec.structs.replace(command, paused=known.paused or command.paused)
+        if wanted != _definition(known):
+            _change(s, known, wanted, now_ms)
         return
-    if known.spec != command.spec:
-        _check_spec(command.spec, now_ms)
-    paused = known.paused or command.paused
-    definition = (known.spec, known.action, known.overlap, known.paused)
-    if definition != (command.spec, command.action, command.overlap, paused):
-        known.overlap = command.overlap
-        _change(s, known, command.spec, command.action, paused, now_ms)
+    if len(s.schedules) >= s.limits.schedules_max:
+        raise LimitReached(
+            f"this namespace has {len(s.schedules)} schedules, as many as it may: delete some first", limit="schedules"
+        )
+    schedule = Schedule(
+        schedule_id=command.schedule_id,
+        spec=command.spec,
+        action=command.action,
+        overlap=command.overlap,
+        created_ms=now_ms,
+        updated_ms=now_ms,
+        anchor_ms=now_ms,
+        paused=command.paused,
+        catchup_window_ms=command.catchup_window_ms,
+        pause_on_failure=command.pause_on_failure,
+        actions_limit=command.remaining_actions,
+        remaining_actions=command.remaining_actions,
+    )
+    s.schedules[command.schedule_id] = schedule
+    _plan(s, schedule, slot_after(schedule.spec, schedule.anchor_ms, now_ms), now_ms)
 
 
 def update(s: State, command: UpdateSchedule, now_ms: int) -> None:
     schedule = find(s, command.schedule_id)
-    if command.action is not None:
-        _check_action(s, schedule.schedule_id, command.action)
-    if command.spec is not None and command.spec != schedule.spec:
-        _check_spec(command.spec, now_ms)
-    _change(
-        s,
-        schedule,
-        schedule.spec if command.spec is None else command.spec,
-        schedule.action if command.action is None else command.action,
-        schedule.paused if command.paused is None else command.paused,
-        now_ms,
-    )
+    given = {name: getattr(command, name) for name in command.__struct_fields__}
+    changes = {name: value for name, value in given.items() if value is not None}
+    wanted = msgspec.structs.replace(_definition(schedule), **changes)
+    _check(s, wanted, schedule, now_ms)
+    _change(s, schedule, wanted, now_ms, is_refilled=command.remaining_actions is not None)
 
 
 def delete(s: State, schedule_id: str) -> bool:
@@ -99,52 +105,7 @@ def pause(s: State, schedule_id: str, paused: bool, note: str, now_ms: int) -> N
     """Slots that pass while paused are not made up for."""
     schedule = find(s, schedule_id)
     schedule.note = note
-    _change(s, schedule, schedule.spec, schedule.action, paused, now_ms)
-
-
-def _change(s: State, schedule: Schedule, spec: ScheduleSpec, action: Action, paused: bool, now_ms: int) -> None:
-    """Plan again only where another slot is next now: one that waits out its jitter is not to be lost."""
-    is_new_spec = spec != schedule.spec
-    is_resumed = schedule.paused and not paused
-    schedule.spec, schedule.action, schedule.paused, schedule.updated_ms = spec, action, paused, now_ms
-    s.touch_schedule(schedule)
-    if is_new_spec:
-        schedule.anchor_ms = now_ms
-    if is_new_spec or is_resumed:
-        _plan(s, schedule, _slot_after(spec, schedule.anchor_ms, now_ms))
-    else:
-        s.timers.update(schedule)
-
-
-def trigger(s: State, command: TriggerSchedule, now_ms: int) -> Started | None:
-    """Act now, paused or not. The overlap policy given, or the schedule's own, decides beside open runs."""
-    schedule = find(s, command.schedule_id)
-    check_request_id(command.request_id, s.limits)
-    known = registry.seen(s, ("schedule", schedule.schedule_id, command.request_id))
-    if known is not None:
-        return known
-    run = ScheduledRun(name=command.request_id or s.new_id()[:16], request_id=command.request_id)
-    return _act(s, schedule, run, command.overlap or schedule.overlap, now_ms)
-
-
-def fire(s: State, schedule: Schedule, now_ms: int) -> None:
-    """The schedule is due: act on the latest slot that has passed, and plan the next."""
-    due_ms = schedule.next_ms
-    assert due_ms is not None
-    slot_ms, missed, following_ms = _catch_up(schedule, due_ms, now_ms)
-    schedule.missed += missed
-    s.touch_schedule(schedule)
-    _plan(s, schedule, following_ms)
-    _act_if_possible(s, schedule, ScheduledRun(name=executions.rfc3339(slot_ms)), schedule.overlap, now_ms)
-
-
-def run_buffered(s: State, schedule: Schedule, now_ms: int) -> None:
-    """A run of a schedule closed while another is buffered: start that, unless the first goes on in a new run."""
-    run = schedule.buffered_run
-    if run is not None and not schedule.open_runs and not schedule.is_deleted:
-        schedule.buffered_run = None
-        s.touch_schedule(schedule)
-        _act_if_possible(s, schedule, run, Overlap.ALLOW, now_ms)
+    _change(s, schedule, msgspec.structs.replace(_definition(schedule), paused=paused), now_ms)
 
 
 def find(s: State, schedule_id: str) -> Schedule:
@@ -154,163 +115,177 @@ def find(s: State, schedule_id: str) -> Schedule:
     return schedule
 
 
-def _act_if_possible(s: State, schedule: Schedule, run: ScheduledRun, overlap: Overlap, now_ms: int) -> None:
-    try:
-        _act(s, schedule, run, overlap, now_ms)
-    except EngineError as error:
-        s.touch_schedule(schedule)
-        schedule.note = f"the run {run.name} could not start: {error}"
+def _definition(schedule: Schedule) -> PutSchedule:
+    """The command that would make a schedule as it is now."""
+    return PutSchedule(
+        schedule_id=schedule.schedule_id,
+        spec=schedule.spec,
+        action=schedule.action,
+        paused=schedule.paused,
+        overlap=schedule.overlap,
+        catchup_window_ms=schedule.catchup_window_ms,
+        pause_on_failure=schedule.pause_on_failure,
+        remaining_actions=schedule.actions_limit,
+    )
 
 
-def _act(s: State, schedule: Schedule, run: ScheduledRun, overlap: Overlap, now_ms: int) -> Started | None:
+def _change(s: State, schedule: Schedule, wanted: PutSchedule, now_ms: int, *, is_refilled: bool = False) -> None:
+    """Plan again only where another slot is next now: one that waits out its jitter is not to be lost."""
+    is_new_spec = wanted.spec != schedule.spec
+    was_paused, was_active = schedule.paused, schedule.is_active
+    if is_refilled or wanted.remaining_actions != schedule.actions_limit:
+        schedule.actions_limit = schedule.remaining_actions = wanted.remaining_actions
+    schedule.spec, schedule.action, schedule.paused = wanted.spec, wanted.action, wanted.paused
+    schedule.overlap, schedule.catchup_window_ms = wanted.overlap, wanted.catchup_window_ms
+    schedule.pause_on_failure = wanted.pause_on_failure
+    schedule.updated_ms = now_ms
     s.touch_schedule(schedule)
-    if schedule.open_runs and overlap is Overlap.SKIP:
-        schedule.skipped_overlap += 1
-        return None
-    if schedule.open_runs and overlap is Overlap.BUFFER_ONE:
-        if schedule.buffered_run is None:
-            schedule.buffered_run = run
-        elif schedule.buffered_run != run:
-            schedule.skipped_overlap += 1
-        return None
-    action = schedule.action
-    workflow_id = f"{_id_base(schedule.schedule_id, action)}-{run.name}"
-    if action.is_task:
-        started = executions.start_task(
-            s,
-            StartTask(
-                type=action.type,
-                input=action.input,
-                task_queue=action.task_queue,
-                workflow_id=workflow_id,
-                request_id=run.request_id,
-                retry_policy=action.retry_policy,
-                memo=action.memo,
-                identity="schedule",
-            ),
-            now_ms,
-            schedule_id=schedule.schedule_id,
-        )
+    if is_new_spec:
+        schedule.anchor_ms = now_ms
+    if is_new_spec or (schedule.is_active and not was_active):
+        after_ms = max(now_ms, schedule.last_slot_ms or 0)
+        _plan(s, schedule, slot_after(schedule.spec, schedule.anchor_ms, after_ms), now_ms)
     else:
-        started = executions.start_workflow(
-            s,
-            StartWorkflow(
-                type=action.type,
-                input=action.input,
-                task_queue=action.task_queue,
-                workflow_id=workflow_id,
-                request_id=run.request_id,
-                retry_policy=action.retry_policy,
-                memo=action.memo,
-                identity="schedule",
-            ),
-            now_ms,
-            schedule_id=schedule.schedule_id,
-        )
-    schedule.action_count += started.is_new
-    return started
+        s.timers.update(schedule)
+    if was_paused and not schedule.paused:
+        schedule_runs.work(s, schedule, now_ms)
 
 
-def _id_base(schedule_id: str, action: Action) -> str:
-    return action.workflow_id or schedule_id
+def _check(s: State, command: PutSchedule, known: Schedule | None, now_ms: int) -> None:
+    """Refuse what could never run. The spec that is there already may have ended in the meantime."""
+    _check_action(s, command.schedule_id, command.action)
+    window_ms, actions = command.catchup_window_ms, command.remaining_actions
+    if window_ms is not None and not CATCHUP_WINDOW_MS_MIN <= window_ms <= TIMEOUT_MS_MAX:
+        raise Invalid(f"a catch-up window of {window_ms} ms; it must be {CATCHUP_WINDOW_MS_MIN} ms to 100 years")
+    if actions is not None and not 1 <= actions <= ACTIONS_MAX:
+        raise Invalid(f"{actions} remaining actions; it must be 1 to {ACTIONS_MAX}, and to stop a schedule, pause it")
+    if known is None or command.spec != known.spec:
+        check_spec(command.spec, now_ms)
 
 
 def _check_action(s: State, schedule_id: str, action: Action) -> None:
     check_name("the action's type", action.type, s.limits)
     check_name("the action's task queue", action.task_queue, s.limits)
+    check_timeouts(action.timeouts)
+    if action.task_timeouts is not None:
+        check_timeouts(action.task_timeouts)
     slot = executions.rfc3339(TIME_MS_MAX - 1)
-    check_name("the workflow id of its runs", f"{_id_base(schedule_id, action)}-{slot}", s.limits)
+    check_name("the workflow id of its runs", f"{action.workflow_id or schedule_id}-{slot}", s.limits)
 
 
-# --- when ------------------------------------------------------------------------------------------
+# --- by hand -------------------------------------------------------------------------------------------------
 
 
-def slots_after(schedule: Schedule, after_ms: int, count: int) -> list[int]:
-    """The next `count` slots after a moment, fewer when the schedule ends."""
-    found: list[int] = []
-    moment: int | None = after_ms
-    while len(found) < count:
-        assert moment is not None
-        moment = _slot_after(schedule.spec, schedule.anchor_ms, moment)
-        if moment is None:
-            break
-        found.append(moment)
-    return found
+def trigger(s: State, command: TriggerSchedule, now_ms: int) -> Started | None:
+    """Act now, paused or not. The overlap policy given, or the schedule's own, decides beside open runs."""
+    schedule = find(s, command.schedule_id)
+    check_request_id(command.request_id, s.limits)
+    known = registry.seen(s, ("schedule", schedule.schedule_id, command.request_id))
+    if known is not None:
+        return known
+    name = command.request_id or s.new_id()[:16]
+    run = ScheduledRun(name, now_ms, is_manual=True, request_id=command.request_id)
+    return schedule_runs.act(s, schedule, run, command.overlap or schedule.overlap, now_ms)
 
 
-def _plan(s: State, schedule: Schedule, next_ms: int | None) -> None:
-    """Note the next slot, and when to act on it: up to its jitter later, yet before the slot that follows."""
-    schedule.next_ms = schedule.next_due_ms = next_ms
-    jitter_ms = schedule.spec.jitter_ms
-    if next_ms is not None and jitter_ms:
-        following_ms = _slot_after(schedule.spec, schedule.anchor_ms, next_ms)
-        room_ms = jitter_ms if following_ms is None else min(jitter_ms, following_ms - next_ms)
-        schedule.next_due_ms = next_ms + int(s.random() * room_ms)
+def backfill(s: State, command: BackfillSchedule, now_ms: int) -> Backfilled:
+    """Act on the slots of a range of the past, in steps. Those that the schedule still acts on by itself are left out.
+
+    Raises `Invalid` for a range that is none, reaches into the future, or has too many slots.
+    """
+    schedule = find(s, command.schedule_id)
+    check_request_id(command.request_id, s.limits)
+    if (known := schedule.backfill_requests.get(command.request_id)) is not None:
+        return Backfilled(slots=known)
+    if command.end_ms > now_ms:
+        raise Invalid(
+            f"the range ends at {command.end_ms} ms, and now is {now_ms} ms; slots to come fire by themselves"
+        )
+    slots_max = slots_at_once(schedule.spec, s.limits.backfill_slots_max, LOOKS_PER_RANGE_MAX)
+    slots = slots_between(schedule.spec, schedule.anchor_ms, command.start_ms, command.end_ms, slots_max + 1)
+    if len(slots) > slots_max:
+        raise Invalid(f"the range has more than {slots_max} slots, the most of one backfill; give a shorter range")
+    if len(schedule.backfills) >= s.limits.backfills_max:
+        raise LimitReached(
+            f"{len(schedule.backfills)} backfills of this schedule are not finished, as many as may: wait for one",
+            limit="backfills",
+        )
+    if schedule.is_active and schedule.next_ms is not None:
+        slots = [slot_ms for slot_ms in slots if slot_ms < schedule.next_ms]
+    if command.request_id:
+        schedule.backfill_requests[command.request_id] = len(slots)
+        if len(schedule.backfill_requests) > BACKFILL_REQUESTS_MAX:
+            del schedule.backfill_requests[next(iter(schedule.backfill_requests))]
+    answer = Backfilled(slots=len(slots))
+    if slots:
+        schedule.backfills.append(Backfill(slots, command.overlap or schedule.overlap))
+    schedule_runs.work(s, schedule, now_ms)
+    return answer
+
+
+# --- by time -------------------------------------------------------------------------------------------------
+
+
+def fire(s: State, schedule: Schedule, now_ms: int) -> None:
+    """The schedule is due: go on with what waits, act on the slots that have passed, and plan the next."""
+    if schedule.work_ms is not None and schedule.work_ms <= now_ms:
+        schedule_runs.work(s, schedule, now_ms)
+    due_ms = schedule.next_due_ms
+    if schedule.is_active and due_ms is not None and max(due_ms, schedule.not_before_ms) <= now_ms:
+        _act_on_slots(s, schedule, now_ms)
     s.timers.update(schedule)
 
 
-def _slot_after(spec: ScheduleSpec, anchor_ms: int, after_ms: int) -> int | None:
-    if spec.start_ms is not None:
-        after_ms = max(after_ms, spec.start_ms - 1)
-    slots = [_text_slot_after(text, spec.timezone, anchor_ms, after_ms) for text in spec.cron]
-    if spec.interval_ms:
-        slots.append(_interval_slot_after(spec.interval_ms, anchor_ms, after_ms))
-    end_ms = TIME_MS_MAX if spec.end_ms is None else min(spec.end_ms, TIME_MS_MAX)
-    return min((slot for slot in slots if slot is not None and slot <= end_ms), default=None)
+def _act_on_slots(s: State, schedule: Schedule, now_ms: int) -> None:
+    first_ms = _pass_over_missed(schedule, now_ms)
+    s.touch_schedule(schedule)
+    if first_ms is None:
+        _plan(s, schedule, None, now_ms)
+        return
+    left = slots_at_once(schedule.spec, s.limits.schedule_slots_per_step_max, LOOKS_PER_STEP_MAX)
+    for slot_ms in slots_after(schedule.spec, schedule.anchor_ms, first_ms - 1):
+        if slot_ms > now_ms or not left or not schedule.is_active:
+            _plan(s, schedule, slot_ms, now_ms)
+            return
+        run = ScheduledRun(executions.rfc3339(slot_ms), slot_ms)
+        if not schedule_runs.act_if_possible(s, schedule, run, schedule.overlap, now_ms):
+            schedule.next_ms = schedule.next_due_ms = slot_ms
+            schedule.not_before_ms = now_ms + schedule_runs.ROOM_RETRY_MS
+            return
+        schedule.last_slot_ms = slot_ms
+        left -= 1
+    _plan(s, schedule, None, now_ms)
 
 
-def _interval_slot_after(interval_ms: int, anchor_ms: int, after_ms: int) -> int:
-    return anchor_ms + max(1, (after_ms - anchor_ms) // interval_ms + 1) * interval_ms
+def _pass_over_missed(schedule: Schedule, now_ms: int) -> int | None:
+    """Count the slots that are too old to be acted on; the first that is not."""
+    spec, anchor_ms, slot_ms = schedule.spec, schedule.anchor_ms, schedule.next_ms
+    assert slot_ms is not None
+    assert schedule.next_due_ms is not None
+    window_ms = schedule.catchup_window_ms
+    oldest_ms = now_ms - (CATCHUP_WINDOW_MS_DEFAULT if window_ms is None else window_ms)
+    if schedule.next_due_ms >= oldest_ms:
+        return slot_ms
+    if window_ms is None:
+        within_ms = slot_after(spec, anchor_ms, oldest_ms - 1)
+        if within_ms is None or within_ms > now_ms:
+            oldest_ms = latest_slot(spec, anchor_ms, slot_ms, now_ms)
+    missed, first_ms = pass_over(spec, anchor_ms, slot_ms, oldest_ms)
+    schedule.missed += missed
+    return first_ms
 
 
-def _text_slot_after(text: str, timezone: str, anchor_ms: int, after_ms: int) -> int | None:
-    """A cron expression, or "@every", which counts from the anchor as an interval does: beside another
-    expression it would otherwise begin anew at each slot of that one, and never come."""
-    spec = read_spec(text, timezone)
-    if isinstance(spec, Interval):
-        interval_ms = spec.next_after_ms(0)
-        return _interval_slot_after(interval_ms, anchor_ms - anchor_ms % 1000 * spec.on_second, after_ms)
-    return next_due_ms(text, after_ms, timezone)
+def _plan(s: State, schedule: Schedule, next_ms: int | None, now_ms: int) -> None:
+    """Note the next slot, and when to act on it: up to its jitter later, yet before the slot that follows.
 
-
-def _catch_up(schedule: Schedule, slot_ms: int, now_ms: int) -> tuple[int, int, int | None]:
-    """From a slot that has passed to the latest one: that, how many were passed over, and the slot that follows.
-
-    Far behind, only the first `MISSED_COUNTED_MAX` of a cron expression are counted.
+    One that has passed already comes in the next step.
     """
-    spec, anchor_ms = schedule.spec, schedule.anchor_ms
-    if not spec.cron:
-        until_ms = now_ms if spec.end_ms is None else min(now_ms, spec.end_ms)
-        missed = max(0, until_ms - slot_ms) // spec.interval_ms
-        slot_ms += missed * spec.interval_ms
-        return slot_ms, missed, _slot_after(spec, anchor_ms, slot_ms)
-    for missed in range(MISSED_COUNTED_MAX):
-        following_ms = _slot_after(spec, anchor_ms, slot_ms)
-        if following_ms is None or following_ms > now_ms:
-            return slot_ms, missed, following_ms
-        slot_ms = following_ms
-    low_ms, high_ms, later_ms = slot_ms, now_ms, _slot_after(spec, anchor_ms, now_ms)
-    while high_ms - low_ms > 1:  # a slot lies at `low_ms` or behind it up to now, none behind `high_ms`
-        middle_ms = (low_ms + high_ms) // 2
-        following_ms = _slot_after(spec, anchor_ms, middle_ms)
-        if following_ms is not None and following_ms <= now_ms:
-            low_ms = slot_ms = following_ms
-        else:
-            high_ms = middle_ms
-    return slot_ms, MISSED_COUNTED_MAX, later_ms
-
-
-def _check_spec(spec: ScheduleSpec, now_ms: int) -> None:
-    """Refuse what can never fire."""
-    if not spec.cron and not spec.interval_ms:
-        raise Invalid("a schedule needs an interval or a cron expression; this one could never fire")
-    if len(spec.cron) > CRON_EXPRESSIONS_MAX:
-        raise Invalid(f"{len(spec.cron)} cron expressions; at most {CRON_EXPRESSIONS_MAX} are allowed")
-    if spec.interval_ms and not INTERVAL_MS_MIN <= spec.interval_ms <= INTERVAL_MS_MAX:
-        raise Invalid(f"an interval of {spec.interval_ms} ms; it must be {INTERVAL_MS_MIN} ms to 100 years")
-    if spec.jitter_ms < 0:
-        raise Invalid(f"a jitter of {spec.jitter_ms} ms; it must not be negative")
-    for text in spec.cron:
-        read_spec(text, spec.timezone)
-    if _slot_after(spec, now_ms, now_ms) is None:
-        raise Invalid("the schedule ends before it can fire")
+    schedule.next_ms = schedule.next_due_ms = next_ms
+    schedule.not_before_ms = schedule_runs.rest_in_next_step_ms(now_ms)
+    jitter_ms = schedule.spec.jitter_ms
+    if next_ms is not None and next_ms > now_ms and jitter_ms:
+        following_ms = slot_after(schedule.spec, schedule.anchor_ms, next_ms)
+        room_ms = jitter_ms if following_ms is None else min(jitter_ms, following_ms - next_ms)
+        schedule.next_due_ms = next_ms + int(s.random() * room_ms)
+    s.touch_schedule(schedule)
+    s.timers.update(schedule)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
+from zapserver.engine import archive
 from zapserver.engine.commands import PeerKey, QueueKind
 from zapserver.engine.effects import Effect
 from zapserver.engine.errors import NotFound
@@ -25,46 +27,76 @@ from zapserver.engine.records import (
     Subscription,
 )
 from zapserver.engine.timers import Timers
+from zapserver.store.interface import Reader
 
 
 class State:
     """The records of a namespace, indexed. Only the engine's own modules touch it."""
 
-    def __init__(self, *, new_id: Callable[[], str], random: Callable[[], float], limits: Limits) -> None:
+    def __init__(
+        self, *, new_id: Callable[[], str], random: Callable[[], float], limits: Limits, reader: Reader
+    ) -> None:
+        self.reader = reader
+        """What was decided in earlier steps and has left memory."""
         self.new_id = new_id
         self.random = random
         self.limits = limits
         self.effects: list[Effect] = []
         self.timers = Timers()
         self.executions: dict[str, Execution] = {}
-        self.runs: dict[str, list[Execution]] = {}
-        self.closed: deque[Execution] = deque()
-        self.open_count = 0
+        """The open ones, by run id, in the order of their starts."""
+        self.open_ids: dict[str, Execution] = {}
+        """The same by workflow id, of which one is open at a time."""
+        self.just_closed: dict[str, Execution] = {}
+        """By run id, those that closed in this step."""
+        self.closed_count = 0
+        """Not counting dead letters; only what closed since the start where nothing bounds it."""
+        self.dead_count = 0
         self.activities: dict[str, Activity] = {}
         self.queues: dict[tuple[QueueKind, str], TaskQueue] = {}
         self.peers: dict[PeerKey, Peer] = {}
         self.schedules: dict[str, Schedule] = {}
         self.queries: dict[str, PendingQuery] = {}
         self.request_ids: dict[RequestKey, str] = {}
-        self.dead_letters: dict[str, Execution] = {}
+        """Run ids of the open executions that answer them."""
+        self.freed_schedules: list[tuple[Schedule, Execution]] = []
+        """Schedules of which a run closed in this step, and that run; looked at when the step ends."""
         self.ended: deque[Execution] = deque()
         """Executions with a parent or children that closed in this step; their relatives are told when it ends."""
-        self.freed_schedules: list[Schedule] = []
-        """Schedules with a buffered run of which another run closed in this step; looked at when it ends."""
         self._order = 0
+        self.next_number = 1
+        self.numbers_reserved = 1
+        """Up to here, not included, the store knows numbers as taken."""
+        self.changed: dict[int, Execution] = {}
+        self.changed_activities: dict[str, Activity] = {}
+        self.changed_schedules: dict[str, Schedule] = {}
+        self.removed: list[Execution] = []
+        """Closed executions to forget altogether."""
+        self.calmed: list[Execution] = []
+        """Dead letters that are none any more."""
 
     # --- finding ---------------------------------------------------------------------------------
 
     def execution(self, workflow_id: str, run_id: str = "") -> Execution:
         """The run that is named, or the latest of the workflow id."""
-        if run_id:
-            found = self.executions.get(run_id)
-            if found is not None and (not workflow_id or found.workflow_id == workflow_id):
-                return found
-        elif runs := self.runs.get(workflow_id):
-            return runs[-1]
+        found = self.run(run_id) if run_id else self.latest(workflow_id)
+        if found is not None and (not run_id or not workflow_id or found.workflow_id == workflow_id):
+            return found
         # Go's peers look for these three words.
         raise NotFound("workflow not found")
+
+    def run(self, run_id: str) -> Execution | None:
+        """The run with this id, open or closed."""
+        return self.executions.get(run_id) or self.just_closed.get(run_id) or archive.closed_run(self.reader, run_id)
+
+    def latest(self, workflow_id: str) -> Execution | None:
+        """The run of this workflow id that started last, open or closed."""
+        found = self.open_ids.get(workflow_id)
+        if found is None:
+            for closed in self.just_closed.values():
+                if closed.workflow_id == workflow_id and (found is None or closed.number > found.number):
+                    found = closed
+        return found or archive.latest_closed(self.reader, workflow_id)
 
     def peer(self, key: PeerKey) -> Peer:
         peer = self.peers.get(key)
@@ -87,23 +119,44 @@ class State:
 
     def record(self, execution: Execution, event_type: EventType, now_ms: int, **attributes: Any) -> Event:
         """Append an event to the history of an execution."""
-        event = Event(execution.history_length + 1, now_ms, event_type, attributes)
-        execution.history.append(event)
-        self.touch(execution)
+        execution.history_length += 1
+        event = Event(execution.history_length, now_ms, event_type, attributes)
+        execution.last_event_ms = now_ms
+        execution.unsaved.append(event)
+        execution.history_bytes += event.size
+        self.changed[execution.number] = execution
         return event
 
     def events(self, execution: Execution, after: int = 0, limit: int | None = None) -> list[Event]:
         """The events with ids past `after`, in order."""
-        return execution.history[after : None if limit is None else after + limit]
+        stored = execution.history_length - len(execution.unsaved)
+        found: list[Event] = []
+        if after < stored:
+            found += islice(archive.events(self.reader, execution.number, after), limit)
+        unsaved = execution.unsaved[max(after - stored, 0) :]
+        return found + (unsaved if limit is None else unsaved[: limit - len(found)])
 
     def touch(self, execution: Execution) -> None:
         """Something of `execution` changed that has to be kept."""
+        self.changed[execution.number] = execution
 
     def touch_activity(self, activity: Activity) -> None:
         """Something of `activity` changed that has to be kept; also said when it begins and when it closes."""
+        if activity.execution.is_task:
+            self.changed[activity.execution.number] = activity.execution
+        else:
+            self.changed_activities[activity.activity_id] = activity
+
+    def touch_task(self, task: QueuedTask) -> None:
+        """Something of an activity or of a workflow task changed."""
+        if isinstance(task, Activity):
+            self.touch_activity(task)
+        else:
+            self.changed[task.execution.number] = task.execution
 
     def touch_schedule(self, schedule: Schedule) -> None:
         """Something of `schedule` changed that has to be kept; also said when it is made and when it is deleted."""
+        self.changed_schedules[schedule.schedule_id] = schedule
 
     # --- leases ----------------------------------------------------------------------------------
 
@@ -123,6 +176,7 @@ class State:
             subscription.replays,
         )
         task.lease = lease
+        self.touch_task(task)
         self.peer(subscription.peer).leases[token] = task
         return lease
 
@@ -132,6 +186,7 @@ class State:
         if lease is None:
             return None
         task.lease = None
+        self.touch_task(task)
         peer = self.peers.get(lease.peer)
         if peer is None:
             return None

@@ -14,6 +14,7 @@ A rejected update leaves no event: it might never have been asked.
 
 from __future__ import annotations
 
+from zapserver.engine import registry
 from zapserver.engine.commands import Payload, PeerKey, UpdateExecution, UpdateStage, Waiter
 from zapserver.engine.effects import Answered, UpdateAnswered, UpdateRejected, UpdateRequest
 from zapserver.engine.errors import Conflict, EngineError, LimitReached
@@ -56,7 +57,10 @@ def ask(s: State, execution: Execution, command: UpdateExecution, now_ms: int) -
         if command.waiter in peer.updating or command.waiter in peer.waiting:
             raise Conflict(f"{command.waiter!r} waits for something already; a call waits for one thing")
         if len(peer.waiting) + len(peer.updating) >= s.limits.waits_per_peer_max:
-            raise LimitReached(f"this connection waits for {s.limits.waits_per_peer_max} answers already, the limit")
+            raise LimitReached(
+                f"this connection waits for {s.limits.waits_per_peer_max} answers already, as many as it may",
+                limit="waits-per-peer",
+            )
     pending = execution.pending_updates.get(command.update_id)
     if pending is None:
         if known is None:
@@ -71,11 +75,17 @@ def ask(s: State, execution: Execution, command: UpdateExecution, now_ms: int) -
 def _check_room(s: State, execution: Execution) -> None:
     waiting = sum(not pending.is_accepted for pending in execution.pending_updates.values())
     if waiting >= s.limits.pending_updates_max:
-        raise LimitReached(f"{waiting} updates of {execution.workflow_id!r} wait to be accepted already, the limit")
+        raise LimitReached(
+            f"{waiting} updates of {execution.workflow_id!r} wait to be accepted, as many as may: wait for one",
+            limit="pending-updates",
+        )
     if len(execution.updates) + waiting >= s.limits.updates_max:
-        raise LimitReached(f"this run of {execution.workflow_id!r} took {len(execution.updates)} updates, the limit")
-    if execution.history_length >= s.limits.history_events_max:
-        raise LimitReached(f"the history of {execution.workflow_id!r} is full ({execution.history_length} events)")
+        raise LimitReached(
+            f"this run of {execution.workflow_id!r} took {len(execution.updates)} updates, as many as it may:"
+            " let it continue as new",
+            limit="updates",
+        )
+    registry.check_history(s, execution)
 
 
 def forget_waiter(s: State, pending: PendingUpdate, waiter: Waiter) -> None:

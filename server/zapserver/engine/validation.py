@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from zapserver.engine import commands as c
 from zapserver.engine.commands import ActivityTimeouts, WorkflowTimeouts
-from zapserver.engine.errors import Invalid
+from zapserver.engine.errors import Invalid, TooLarge
 from zapserver.engine.limits import Limits
 from zapwire.failure import DECODE_ERROR, FAILURE_BYTES_MAX, decode_failure, encode_failure
 
@@ -29,6 +31,55 @@ def check_name(what: str, name: str, limits: Limits) -> None:
         raise Invalid(f"{what} has {len(name)} characters; at most {limits.id_chars_max} are allowed")
     if not name.isprintable():
         raise Invalid(f"{what} {name[:80]!r} has control or unprintable characters")
+
+
+_PAYLOADS: dict[type[msgspec.Struct], tuple[tuple[str, bool], ...]] = {
+    c.StartTask: (("input", False), ("memo", True)),
+    c.StartWorkflow: (("input", False), ("signal_input", False), ("memo", True)),
+    c.SignalExecution: (("input", False),),
+    c.QueryExecution: (("args", False),),
+    c.ScheduleActivity: (("input", False),),
+    c.CompleteActivity: (("result", False),),
+    c.HeartbeatActivity: (("details", True),),
+    c.AnswerQuery: (("result", False),),
+    c.WorkflowCommand: (("payload", False),),
+    c.Action: (("input", False), ("memo", True)),
+}
+"""The fields of each command, or part of one, that hold a payload, and whether it must be a small one."""
+
+
+def check_payloads(command: msgspec.Struct, limits: Limits) -> None:
+    """Refuse a command with a payload that is too long for this namespace."""
+    fields = _PAYLOADS.get(type(command))
+    if fields is None:
+        for part in _parts(command):
+            check_payloads(part, limits)
+        return
+    for name, is_small in fields:
+        payload = getattr(command, name)
+        if payload is not None:
+            bytes_max = limits.small_payload_bytes_max if is_small else limits.payload_bytes_max
+            if len(payload) > bytes_max:
+                raise too_large(name, len(payload), bytes_max, is_small=is_small)
+
+
+def _parts(command: msgspec.Struct) -> Sequence[msgspec.Struct]:
+    """What holds the payloads of a command that has none itself."""
+    match command:
+        case c.CompleteWorkflowTask():
+            return command.commands
+        case c.PutSchedule() | c.UpdateSchedule(action=c.Action()):
+            assert command.action is not None
+            return (command.action,)
+    return ()
+
+
+def too_large(what: str, size: int, bytes_max: int, *, is_small: bool) -> TooLarge:
+    """The refusal of a payload of `size` bytes."""
+    return TooLarge(
+        f"the {what} has {size} bytes; at most {bytes_max} are allowed: keep it elsewhere and send where it is",
+        limit="small-payload-bytes" if is_small else "payload-bytes",
+    )
 
 
 def check_request_id(request_id: str, limits: Limits) -> None:

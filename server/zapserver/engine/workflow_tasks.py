@@ -8,7 +8,7 @@ the same order: what was done is not done twice. What replaying workers answer i
 
 from __future__ import annotations
 
-from zapserver.engine import activities, decisions, executions, matching, updates, wakeups
+from zapserver.engine import activities, decisions, executions, matching, registry, updates, wakeups
 from zapserver.engine.commands import (
     ActivityScheduled,
     FailWorkflowTask,
@@ -18,8 +18,16 @@ from zapserver.engine.commands import (
     WorkflowCommand,
     WorkflowCommandKind,
 )
-from zapserver.engine.errors import Conflict, Invalid, LimitReached, NotFound, StaleToken
-from zapserver.engine.records import ActivityCall, EventType, Execution, PendingResult, QueuedTask, WorkflowTask
+from zapserver.engine.errors import Conflict, Invalid, NotFound, StaleToken
+from zapserver.engine.records import (
+    ActivityCall,
+    EventType,
+    Execution,
+    PendingResult,
+    QueuedTask,
+    WorkflowTask,
+    same_payload,
+)
 from zapserver.engine.retry import NO_RETRY
 from zapserver.engine.state import State
 from zapserver.engine.validation import check_name, check_timeouts
@@ -158,19 +166,19 @@ def schedule_activity(s: State, command: ScheduleActivity, now_ms: int) -> Activ
     position = task.calls_made
     if position < len(execution.calls):
         call = execution.calls[position]
-        if call.type != command.type or call.input != command.input:
+        if call.type != command.type or not same_payload(call.input, command.input):
             raise Conflict(
                 f"activity {position + 1} of run {execution.run_id} was {call.type!r} when another worker asked for"
                 f" it; now it is {command.type!r}{'' if call.type != command.type else ' with another input'}:"
                 " the workflow is not deterministic"
             )
         task.calls_made += 1
+        s.touch(execution)
         if call.is_closed:
             due_ms = now_ms + RECORDED_RESULT_DELAY_MS
             s.timers.update(PendingResult(execution, task.lease.token, call, due_ms))
     else:
-        if execution.history_length >= s.limits.history_events_max:
-            raise LimitReached(f"the history of {execution.workflow_id!r} is full ({execution.history_length} events)")
+        registry.check_another_activity(s, execution, command.task_queue or execution.task_queue)
         call = ActivityCall(position, f"act-{s.new_id()[:24]}", command.type, command.input)
         execution.calls.append(call)
         task.calls_made += 1
@@ -209,6 +217,15 @@ def worker_lost(s: State, task: WorkflowTask, reason: str, now_ms: int) -> Queue
         _nobody_runs(s, execution, now_ms)
         return None
     return wakeups.came_to_nothing(s, task, text, now_ms)
+
+
+def restarted(s: State, task: WorkflowTask, now_ms: int) -> QueuedTask | None:
+    """The server went down with the lease, and nobody is to blame: the task to put back in line, if it is wanted."""
+    s.release(task)
+    if task.execution.status is Status.CANCELING and not task.execution.is_replayed:
+        _nobody_runs(s, task.execution, now_ms)
+        return None
+    return task
 
 
 def _nobody_runs(s: State, execution: Execution, now_ms: int) -> None:
