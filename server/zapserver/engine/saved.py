@@ -57,24 +57,27 @@ class _Record(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     pass
 
 
-class ActivityRecord(_Record):
+class ActivityRecord(msgspec.Struct, omit_defaults=True, gc=False):
+    """The fields down to `command_id` are those of the activity, as they are; the others are converted."""
+
     activity_id: str
     type: str
-    queue: str
-    state: str
     scheduled_ms: int
     attempt: int = 0
     charged: int = 0
     ready_ms: int = 0
     retry_ms: int = 0
     scheduled_event_id: int = 0
-    command_id: str = ""
-    input: msgspec.Raw = _ABSENT
-    input_is_long: bool = False
     retry_policy: RetryPolicy = RetryPolicy()
     timeouts: ActivityTimeouts = ActivityTimeouts()
     lease: Lease | None = None
     cancel_reason: str | None = None
+    command_id: str = ""
+
+    queue: str = ""
+    state: str = ActivityState.SCHEDULED.value
+    input: msgspec.Raw = _ABSENT
+    input_is_long: bool = False
     heartbeat_details: msgspec.Raw = _ABSENT
     last_failure: msgspec.Raw = _ABSENT
     call_position: int = -1
@@ -95,7 +98,9 @@ class TimerRecord(_Record):
     due_ms: int
 
 
-class ExecutionRecord(_Record):
+class ExecutionRecord(msgspec.Struct, omit_defaults=True, gc=False):
+    """The fields down to `signal_ids` are those of the execution, as they are; the others are converted."""
+
     number: int
     workflow_id: str
     run_id: str
@@ -109,15 +114,8 @@ class ExecutionRecord(_Record):
     last_event_ms: int = 0
     signal_count: int = 0
     attempt: int = 1
-    status: int = Status.RUNNING
     close_ms: int | None = None
     close_reason: str = ""
-    input: msgspec.Raw = _ABSENT
-    result: msgspec.Raw = _ABSENT
-    failure: msgspec.Raw = _ABSENT
-    memo: msgspec.Raw = _ABSENT
-    long_payloads: tuple[str, ...] = ()
-    """Names of payloads that are read from the history: the input in the first event, the others in the last."""
     search_attributes: dict[str, Any] | None = None
     request_keys: tuple[RequestKey, ...] = ()
     identity: str = ""
@@ -131,7 +129,6 @@ class ExecutionRecord(_Record):
     cancel_identity: str = ""
     cancel_due_ms: int | None = None
     is_dead_letter: bool = False
-    has_calls: bool = False
     new_run_id: str = ""
     parent: ParentLink | None = None
     is_replayed: bool = False
@@ -143,6 +140,15 @@ class ExecutionRecord(_Record):
     children: dict[str, Child] = {}
     updates: dict[str, AcceptedUpdate] = {}
     signal_ids: dict[str, None] = {}
+
+    status: int = Status.RUNNING
+    input: msgspec.Raw = _ABSENT
+    result: msgspec.Raw = _ABSENT
+    failure: msgspec.Raw = _ABSENT
+    memo: msgspec.Raw = _ABSENT
+    long_payloads: tuple[str, ...] = ()
+    """Names of payloads that are read from the history: the input in the first event, the others in the last."""
+    has_calls: bool = False
     timers: list[TimerRecord] = []
     task: WorkflowTaskRecord | None = None
     activity: ActivityRecord | None = None
@@ -177,64 +183,10 @@ class ScheduleRecord(_Record):
     recent_actions: list[RecentAction] = []
 
 
-PLAIN_EXECUTION_FIELDS = (
-    "number",
-    "workflow_id",
-    "run_id",
-    "type",
-    "task_queue",
-    "is_task",
-    "start_ms",
-    "first_start_ms",
-    "history_length",
-    "history_bytes",
-    "last_event_ms",
-    "signal_count",
-    "attempt",
-    "close_ms",
-    "close_reason",
-    "search_attributes",
-    "request_keys",
-    "identity",
-    "retry_policy",
-    "timeouts",
-    "activity_timeouts",
-    "cron_schedule",
-    "task_due_ms",
-    "schedule_id",
-    "cancel_reason",
-    "cancel_identity",
-    "cancel_due_ms",
-    "is_dead_letter",
-    "new_run_id",
-    "parent",
-    "is_replayed",
-    "seen_event_id",
-    "news_event_id",
-    "task_failures",
-    "task_failure",
-    "task_retry_ms",
-    "children",
-    "updates",
-    "signal_ids",
-)
-"""Kept as they are. `status`, the payloads, the task and the activity are converted."""
+PLAIN_EXECUTION_FIELDS = ExecutionRecord.__struct_fields__[: ExecutionRecord.__struct_fields__.index("status")]
+"""Kept as they are. `status`, the payloads, the timers, the task and the activity are converted."""
 
-PLAIN_ACTIVITY_FIELDS = (
-    "activity_id",
-    "type",
-    "scheduled_ms",
-    "attempt",
-    "charged",
-    "ready_ms",
-    "retry_ms",
-    "scheduled_event_id",
-    "retry_policy",
-    "timeouts",
-    "lease",
-    "cancel_reason",
-    "command_id",
-)
+PLAIN_ACTIVITY_FIELDS = ActivityRecord.__struct_fields__[: ActivityRecord.__struct_fields__.index("queue")]
 
 SCHEDULE_FIELDS = ScheduleRecord.__struct_fields__
 
@@ -254,7 +206,7 @@ _decode_events = msgspec.json.Decoder(list[tuple[int, EventType, dict[str, msgsp
 
 def encode_execution(execution: Execution) -> bytes:
     """The record of an execution, open or closed."""
-    record = ExecutionRecord(**dict(zip(PLAIN_EXECUTION_FIELDS, _plain_execution(execution), strict=True)))
+    record = ExecutionRecord(*_plain_execution(execution))  # by place: by name took three times as long
     record.status = int(execution.status)
     for name in ("input", "result", "failure"):
         payload = getattr(execution, name)
@@ -340,11 +292,9 @@ def decode_activity(data: bytes) -> ActivityRecord:
 
 
 def _activity_record(activity: Activity) -> ActivityRecord:
-    record = ActivityRecord(
-        queue=activity.queue[1],
-        state=activity.state.value,
-        **dict(zip(PLAIN_ACTIVITY_FIELDS, _plain_activity(activity), strict=True)),
-    )
+    record = ActivityRecord(*_plain_activity(activity))
+    record.queue = activity.queue[1]
+    record.state = activity.state.value
     if activity.input is not None and not activity.execution.is_task:
         record.input_is_long = len(activity.input) > INLINE_BYTES_MAX
         if not record.input_is_long:
