@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
-from tests.helpers.engine_driver import HOUR_MS, Driver, failure
+from tests.helpers.engine_driver import HOUR_MS, Driver, failure, with_a_replayed_run
 from tests.helpers.engine_machine import EngineMachine, Machine
 from tests.helpers.replay_machine import ReplayMachine
 
@@ -231,10 +231,7 @@ def _apply_before_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 GENERAL_FAULTS = [_forget_the_slot, _deliver_beyond_the_slots, _never_wake, _leave_a_trace, _forget_who_waits]
-REPLAY_FAULTS = [
-    *(_lose_the_news, _tell_no_parent, _forget_children, _keep_updates_out, _leave_timers_behind),
-    _apply_before_the_check,
-]
+REPLAY_FAULTS = [_lose_the_news, _forget_children, _apply_before_the_check]
 
 
 def _forget_what_waits_for_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,3 +269,46 @@ def test_a_machine_catches_a_planted_fault(
     )
     with pytest.raises((AssertionError, LookupError, TypeError)):
         run_state_machine_as_test(machine, settings=hunt)
+
+
+TIMER = c.StartTimerCommand(id="t", fire_after_ms=HOUR_MS)
+KID = c.StartChildCommand(id="k", type="Kid", workflow_id="kid")
+
+
+def _an_update_goes_out(d: Driver, started: c.Started) -> None:
+    d.answer(d.run())
+    d.update(started)
+    d.lose(1)
+
+
+def _a_child_ends(d: Driver, started: c.Started) -> None:
+    d.step(c.TerminateExecution(workflow_id="kid"))
+
+
+def _a_run_with_a_timer_ends(d: Driver, started: c.Started) -> None:
+    d.terminate(started)
+    d.advance(HOUR_MS)
+
+
+@pytest.mark.parametrize(
+    ("plant", "happens"),
+    [
+        (_keep_updates_out, _an_update_goes_out),
+        (_tell_no_parent, _a_child_ends),
+        (_leave_timers_behind, _a_run_with_a_timer_ends),
+    ],
+)
+def test_the_invariants_catch_a_planted_fault(
+    plant: Callable[[pytest.MonkeyPatch], None],
+    happens: Callable[[Driver, c.Started], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Faults that the machine takes half a minute to come upon."""
+    for is_planted in (False, True):
+        d, started = with_a_replayed_run(1, TIMER, KID)
+        if is_planted:
+            plant(monkeypatch)
+            with pytest.raises((AssertionError, LookupError)):
+                happens(d, started)
+        else:
+            happens(d, started)

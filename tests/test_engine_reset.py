@@ -79,6 +79,27 @@ def test_a_second_reset_reads_what_the_first_one_wrote() -> None:
     assert len(d.tasks(5)) == 2
 
 
+@pytest.mark.parametrize("live", [(), (1, 5)])
+def test_results_after_a_reset_keep_their_ids_through_a_restart(live: tuple[int, ...]) -> None:
+    d = Driver(limits=Limits(closed_executions_max=100))
+    d.subscribe_workflows(1)
+    d.subscribe(5)
+    started = d.start()
+    d.call(d.run(), input=1)
+    d.complete(d.task(5), "one")
+    d.call(d.run(), input=2)
+    reset(d, started, d.execution(started).history_length)
+    asked = [d.call(d.run(), input=number).activity_id for number in (1, 2)]
+    d.complete(d.task(5), "two")
+    d.restart(live)
+    if not live:
+        d.subscribe_workflows(1)
+        asked = [d.call(d.run(), input=number).activity_id for number in (1, 2)]
+    d.advance(100)
+    results = {result.activity_id: value(result.result) for result in d.results(1)[-2:]}
+    assert results == dict(zip(asked, ("one", "two"), strict=True))
+
+
 # --- workers that replay -------------------------------------------------------------------------------
 
 

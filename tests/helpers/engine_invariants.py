@@ -93,6 +93,10 @@ class Watch:
                     assert subscription.serves(task.type), "a delivery of a type that was not asked for"
                 if isinstance(effect, DeliverWorkflowTask) and effect.replays:
                     _check_delivered_history(effect)
+                    if task is not None:
+                        out = [pending for pending in task.execution.pending_updates.values() if pending.is_out]
+                        ids = [update.update_id for update in effect.updates]
+                        assert [pending.update_id for pending in out] == ids, "updates are out that nobody was given"
 
     def _check_ends_are_final(self) -> None:
         for table in (Table.CLOSED, Table.DEAD):

@@ -186,6 +186,16 @@ class ReplayMachine(Machine):
             if peer in WORKERS:
                 self.come(peer, 1 + pick % 2)
 
+    @rule(live=st.lists(st.sampled_from([1, 2, 3, 4]), unique=True))
+    def the_server_or_its_store_fails(self, live: list[int]) -> None:
+        """It goes on from what was kept. With `live` only the store failed, and these connections still stand."""
+        self.d.restart(live)
+        for peer in WORKERS:
+            if peer not in live:
+                self.come(peer, 2)
+        if 3 not in live:
+            self.d.subscribe(3, queue="q", slots=2)
+
     @rule(ms=MOMENTS, to_deadline=st.booleans())
     def time_passes(self, ms: int, to_deadline: bool) -> None:
         if to_deadline:

@@ -180,9 +180,10 @@ def _rebuild_calls(s: State, execution: Execution, story: _Story, now_ms: int) -
     """A worker of the Go kind asks again from the first: what is recorded is its answer, the rest is done again."""
     for position, (event_id, scheduled) in enumerate(story.scheduled.items()):
         of = scheduled.attributes
-        call = ActivityCall(position, f"act-{s.new_id()[:24]}", of["activityType"], of["input"])
-        execution.calls.append(call)
         closed = story.closed.get(event_id)
+        activity_id = f"act-{s.new_id()[:24]}" if closed is None else closed.attributes["activityId"]
+        call = ActivityCall(position, activity_id, of["activityType"], of["input"])
+        execution.calls.append(call)
         if closed is None:
             _schedule_again(s, execution, scheduled, call.activity_id, now_ms, call=call)
             continue

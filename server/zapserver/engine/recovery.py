@@ -127,6 +127,7 @@ def calls_of(events: Iterable[Event]) -> list[ActivityCall]:
         elif event.type in _CLOSING:
             call = calls[attributes["scheduledEventId"]]
             failure = attributes.get("failure")
+            call.activity_id = attributes["activityId"]  # another one where a reset scheduled it again
             call.is_closed = True
             call.result = attributes.get("result")
             call.failure = None if failure is None else bytes(failure)
