@@ -12,7 +12,7 @@ import trio
 from tests.robustness.journal import BEGUN, KEPT, SIDE_EFFECTS, read
 from tests.robustness.load import Load, Scheduled, Started
 
-from zaptasks import AsyncClient, ExecutionInfo, HistoryEvent, Status
+from zaptasks import AsyncClient, CallFailed, ExecutionInfo, HistoryEvent, Status
 
 LOOKS_AT_ONCE = 32
 PAGE_SIZE = 500
@@ -106,6 +106,9 @@ class Check:
             lines = self._effects.get(run_id, [])
             if info.kind == "workflow" or len(lines) > 1 or self._is_stopped(run_id):
                 self._histories[run_id] = [event async for event in handle.history()]
+            self.claim("what is listed can be looked at").checked += 1
+        except CallFailed as error:
+            self.claim("what is listed can be looked at").check(False, f"{info.workflow_id}: {error}")
         finally:
             limiter.release_on_behalf_of(run_id)
 
@@ -132,7 +135,7 @@ class Check:
                 self._check_stopped(canceled, started, info)
 
     def _check_stopped(self, claim: Claim, started: Started, info: ExecutionInfo) -> None:
-        types = {event.event_type for event in self._histories[started.run_id]}
+        types = {event.event_type for event in self._histories.get(started.run_id, [])}
         was_asked = types & {"WORKFLOW_EXECUTION_CANCEL_REQUESTED", "WORKFLOW_EXECUTION_TERMINATED"}
         claim.check(bool(was_asked) or info.status is Status.COMPLETED, f"{started.id} is {info.status.name}")
 
@@ -172,7 +175,7 @@ class Check:
         return {result["by"] for result in results if result}
 
     def _completed(self, run_id: str) -> list[HistoryEvent]:
-        return [event for event in self._histories[run_id] if event.event_type == "ACTIVITY_TASK_COMPLETED"]
+        return [event for event in self._histories.get(run_id, []) if event.event_type == "ACTIVITY_TASK_COMPLETED"]
 
     def _check_signals(self) -> None:
         once = self.claim("every acknowledged signal is in the history, once")
@@ -223,7 +226,7 @@ class Check:
     ) -> None:
         lost = {
             event.attributes["attempt"]: _why_lost(event)
-            for event in self._histories[info.run_id]
+            for event in self._histories.get(info.run_id, [])
             if event.event_type in ("ACTIVITY_TASK_RETRYING", "ACTIVITY_TASK_HANDED_BACK")
             and event.attributes["activityId"] == activity_id
         }

@@ -59,17 +59,18 @@ class Proxy:
         return len(chosen)
 
     async def _serve(self, client: trio.SocketStream) -> None:
-        try:
-            server = await trio.open_tcp_stream("127.0.0.1", self._target_port)
-        except OSError:
-            await trio.aclose_forcefully(client)  # as a server that is not there
-            return
-        pair = _Pair(client, server)
-        self._pairs.add(pair)
-        try:
-            await pair.run()
-        finally:
-            self._pairs.discard(pair)
+        with client.socket:
+            try:
+                server = await trio.open_tcp_stream("127.0.0.1", self._target_port)
+            except OSError:
+                return  # as a server that is not there
+            with server.socket:
+                pair = _Pair(client, server)
+                self._pairs.add(pair)
+                try:
+                    await pair.run()
+                finally:
+                    self._pairs.discard(pair)
 
 
 class _Pair:
@@ -94,8 +95,6 @@ class _Pair:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._forward, 0, client, server)
                 nursery.start_soon(self._forward, 1, server, client)
-        for stream in self._streams:
-            await trio.aclose_forcefully(stream)
 
     async def _forward(self, way: int, source: trio.SocketStream, target: trio.SocketStream) -> None:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
