@@ -163,10 +163,24 @@ class ExecutionRecord(msgspec.Struct, omit_defaults=True, gc=False):
     activity: ActivityRecord | None = None
 
 
+class ActionRecord(_Record):
+    type: str
+    task_queue: str
+    is_task: bool
+    workflow_id: str = ""
+    input: msgspec.Raw = _ABSENT
+    """Not `Payload | None`, which cannot be read: to msgspec a Raw is no alternative to anything."""
+    retry_policy: RetryPolicy | None = None
+    memo: msgspec.Raw = _ABSENT
+    timeouts: WorkflowTimeouts = WorkflowTimeouts()
+    task_timeouts: ActivityTimeouts | None = None
+    search_attributes: dict[str, Any] | None = None
+
+
 class ScheduleRecord(_Record):
     schedule_id: str
     spec: ScheduleSpec
-    action: Action
+    action: ActionRecord
     overlap: Overlap
     created_ms: int
     updated_ms: int
@@ -197,11 +211,15 @@ PLAIN_EXECUTION_FIELDS = ExecutionRecord.__struct_fields__[: ExecutionRecord.__s
 
 PLAIN_ACTIVITY_FIELDS = ActivityRecord.__struct_fields__[: ActivityRecord.__struct_fields__.index("queue")]
 
+PLAIN_ACTION_FIELDS = tuple(name for name in ActionRecord.__struct_fields__ if name not in ("input", "memo"))
+
 SCHEDULE_FIELDS = ScheduleRecord.__struct_fields__
+PLAIN_SCHEDULE_FIELDS = tuple(name for name in SCHEDULE_FIELDS if name != "action")
 
 _plain_execution = attrgetter(*PLAIN_EXECUTION_FIELDS)
 _plain_activity = attrgetter(*PLAIN_ACTIVITY_FIELDS)
-_of_schedule = attrgetter(*SCHEDULE_FIELDS)
+_plain_action = attrgetter(*PLAIN_ACTION_FIELDS)
+_plain_schedule = attrgetter(*PLAIN_SCHEDULE_FIELDS)
 
 _encode = msgspec.json.Encoder().encode
 _decode_execution = msgspec.json.Decoder(ExecutionRecord).decode
@@ -353,14 +371,27 @@ def restored_activity(execution: Execution, record: ActivityRecord) -> Activity:
 
 
 def encode_schedule(schedule: Schedule) -> bytes:
-    record = ScheduleRecord(**dict(zip(SCHEDULE_FIELDS, _of_schedule(schedule), strict=True)))
+    action = schedule.action
+    record = ScheduleRecord(
+        action=ActionRecord(
+            input=_ABSENT if action.input is None else action.input,
+            memo=_ABSENT if action.memo is None else action.memo,
+            **dict(zip(PLAIN_ACTION_FIELDS, _plain_action(action), strict=True)),
+        ),
+        **dict(zip(PLAIN_SCHEDULE_FIELDS, _plain_schedule(schedule), strict=True)),
+    )
     return _encode(record)
 
 
 def decode_schedule(data: bytes) -> Schedule:
     """The schedule; which of its runs are open is for `recovery` to say."""
     record = _decode_schedule(data)
-    return Schedule(**dict(zip(SCHEDULE_FIELDS, _of_schedule(record), strict=True)))
+    action = Action(
+        input=_present(record.action.input),
+        memo=_present(record.action.memo),
+        **dict(zip(PLAIN_ACTION_FIELDS, _plain_action(record.action), strict=True)),
+    )
+    return Schedule(action=action, **dict(zip(PLAIN_SCHEDULE_FIELDS, _plain_schedule(record), strict=True)))
 
 
 # --- events ----------------------------------------------------------------------------------------
