@@ -9,6 +9,7 @@ from tests.helpers.engine_driver import Driver, failure, payload
 
 from zapserver.dispatch import Dispatcher
 from zapserver.engine import commands as c
+from zapserver.engine.effects import DeliverActivityTask
 from zapserver.engine.errors import NotFound
 from zapserver.engine.retry import RetryPolicy
 from zapserver.engine.tables import Table
@@ -66,7 +67,8 @@ async def test_the_sweeper_works_through_a_file_and_leaves_nothing_behind(tmp_pa
     namespace.step(c.Subscribe(peer=1, kind=c.QueueKind.ACTIVITY, task_queue="default"), now_ms)
     for number in range(SWEEP_EXECUTIONS + 50):
         namespace.step(c.StartTask(type="a", request_id=str(number), retry_policy=ONCE), now_ms)
-        (delivery, *_) = namespace.engine.take_effects()
+        delivery = namespace.engine.take_effects()[0]
+        assert isinstance(delivery, DeliverActivityTask)
         if number % 2:
             namespace.step(c.CompleteActivity(token=delivery.task_token, result=payload(1)), now_ms)
         else:
