@@ -6,9 +6,10 @@ A test holds the two together. Fields are added with a default, so that older re
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -38,6 +39,8 @@ from zapserver.engine.records import (
     WorkflowTask,
 )
 from zapserver.engine.retry import RetryPolicy
+
+T = TypeVar("T")
 
 INLINE_BYTES_MAX = 4_096
 """A longer payload of an execution stands only in its history, and is read from there: a record is written again with
@@ -263,6 +266,9 @@ def encode_execution(execution: Execution) -> bytes:
 def decode_execution(data: bytes) -> tuple[Execution, ExecutionRecord]:
     """The execution, and its record for what `recovery` builds from it: the long payloads, the task, the activity."""
     record = _decode_execution(data)
+    record.type, record.task_queue = _shared(record.type), _shared(record.task_queue)
+    record.retry_policy, record.timeouts = _shared(record.retry_policy), _shared(record.timeouts)
+    record.activity_timeouts = _shared(record.activity_timeouts)
     execution = Execution(
         **dict(zip(PLAIN_EXECUTION_FIELDS, _plain_execution(record), strict=True)),
         status=Status(record.status),
@@ -320,6 +326,8 @@ def _activity_record(activity: Activity) -> ActivityRecord:
 
 def restored_activity(execution: Execution, record: ActivityRecord) -> Activity:
     """The activity, without its call and without an input that is long; in no line yet."""
+    record.type, record.queue = _shared(record.type), _shared(record.queue)
+    record.retry_policy, record.timeouts = _shared(record.retry_policy), _shared(record.timeouts)
     return Activity(
         execution=execution,
         queue=(QueueKind.ACTIVITY, record.queue),
@@ -413,4 +421,11 @@ def decode_ids(data: bytes) -> tuple[str, str]:
 
 
 def _present(raw: msgspec.Raw) -> Payload | None:
-    return raw if raw else None
+    """The payload by itself: what was read is a view that keeps its whole record in memory."""
+    return raw.copy() if raw else None
+
+
+@functools.lru_cache(maxsize=4_096)
+def _shared(value: T) -> T:
+    """The first of equal values: a hundred thousand tasks have a handful of types, queues and policies."""
+    return value
