@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from tests.robustness.processes import ROOT, Process, environment, free_port, server_process
+from tests.robustness.processes import ROOT, Broken, Process, environment, free_port, server_process
 from tests.robustness.slow_server import SECONDS, SLOW
 
 from zaptasks import AsyncClient, CallFailed, ServerBusy, TaskHandle, open_client, open_worker
@@ -206,6 +207,22 @@ async def started_again(client: AsyncClient) -> TaskHandle:
             return await client.start_task("waits", PAYLOAD, task_queue="nobody")
         except ServerBusy:
             await trio.sleep(0.1)
+
+
+async def test_a_server_that_starts_on_a_full_disk_says_so(tmp_path: Path) -> None:
+    """Both on a directory that is new, and on one that is there already."""
+    with full_disk(tmp_path) as disk:
+        for _ in range(2):
+            disk.make_sick(0)
+            server = server_process(tmp_path, free_port(), free_port())
+            with running(server), pytest.raises(Broken, match="free space on its disk"):
+                await server.wait_ready()
+            assert await server.ended() == 1
+            disk.make_well(0)
+            with running(server):
+                await server.wait_ready()
+                server.send(signal.SIGTERM)
+                assert await server.ended() == 0
 
 
 async def test_a_slow_disk_makes_only_its_own_namespace_slow(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """`make robustness`: real processes under load, killed, stopped and cut off, and what became of the work.
 
-    python -m tests.robustness --kills N [--minutes M] [--seed S] [--rate R] [--workers W] [--json FILE] [--keep DIR]
+    python -m tests.robustness --kills N [--minutes M] [--seed S] [--rate R] [--workers W] [--json] [--keep DIR]
 
 The exit status is 1 if anything that was acknowledged is lost, or anything else that is promised did not hold.
 """

@@ -10,12 +10,14 @@ from typing import Any
 
 import trio
 from tests.robustness.journal import BEGUN, KEPT, SIDE_EFFECTS, read
-from tests.robustness.load import Load, Scheduled, Started
+from tests.robustness.load import FAILED, UNSERVED_SECONDS, Load, Scheduled, Started
 
 from zaptasks import AsyncClient, CallFailed, ExecutionInfo, HistoryEvent, Status
 
 LOOKS_AT_ONCE = 32
 PAGE_SIZE = 500
+TIMER_LATE_SECONDS_MAX = 20.0
+"""A server that is killed again and again while it starts is away for some seconds."""
 
 
 @dataclass
@@ -73,6 +75,7 @@ class Check:
             self._listed[info.run_id] = info
         await self._look_closer()
         self._check_starts()
+        self._check_timers()
         await self._check_open()
         self._check_results()
         self._check_signals()
@@ -127,7 +130,7 @@ class Check:
             exists.check(info is not None, f"{started.kind} {started.id} run {run_id}")
             if info is None or info.status.is_open:
                 continue
-            allowed = {started.ends} | {{"cancel": "CANCELED", "terminate": "TERMINATED"}[how] for how in started.stops}
+            allowed = _allowed_ends(started)
             ends.check(info.status.name in allowed, f"{started.kind} {started.id} is {info.status.name}")
             if started.kind == "poison" and not started.stops:
                 ends.check(info.is_dead_letter, f"{started.id} failed for good and is no dead letter")
@@ -138,6 +141,20 @@ class Check:
         types = {event.event_type for event in self._histories.get(started.run_id, [])}
         was_asked = types & {"WORKFLOW_EXECUTION_CANCEL_REQUESTED", "WORKFLOW_EXECUTION_TERMINATED"}
         claim.check(bool(was_asked) or info.status is Status.COMPLETED, f"{started.id} is {info.status.name}")
+
+    def _check_timers(self) -> None:
+        """Tasks that nobody serves end by a timer, and no earlier; late only by as long as the server may be away."""
+        fired = self.claim("a timer that came due fired, neither early nor late")
+        for run_id, started in self._load.started.items():
+            info = self._listed.get(run_id)
+            if started.kind != "unserved" or started.stops or info is None:
+                continue
+            if info.start_time is None or info.close_time is None:
+                fired.check(False, f"{started.id} is {info.status.name}")
+                continue
+            seconds = (info.close_time - info.start_time).total_seconds()
+            in_time = UNSERVED_SECONDS <= seconds <= UNSERVED_SECONDS + TIMER_LATE_SECONDS_MAX
+            fired.check(in_time, f"{started.id} ended after {seconds:.3f} s, due after {UNSERVED_SECONDS:g} s")
 
     async def _check_open(self) -> None:
         closed = self.claim("every execution ended once the faults had stopped")
@@ -285,6 +302,16 @@ class Check:
             self.claim("a schedule that allows overlap leaves no slot out").check(left_out == 0, counts)
         self._counts["slots fired"] += runs
         self._counts["slots left out by their policy"] += left_out
+
+
+def _allowed_ends(started: Started) -> set[str]:
+    """What it was to end as, or what somebody wanted meanwhile; a failure while a cancel is asked for is the last."""
+    ends = {started.ends}
+    if "terminate" in started.stops:
+        ends.add("TERMINATED")
+    if "cancel" in started.stops:
+        ends |= {"CANCELED", FAILED} if started.kind == "flaky" else {"CANCELED"}
+    return ends
 
 
 def _outcome(info: ExecutionInfo) -> tuple[str, Any]:

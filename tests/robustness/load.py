@@ -125,8 +125,8 @@ class Load:
             (0.7, lambda: self._stop("cancel")),
             (0.3, lambda: self._stop("terminate")),
             (2, self._repeat),
-            (0.3, self._make_schedule),
-            (0.05, self._delete_schedule),
+            (0.5, self._make_schedule),
+            (0.01, self._delete_schedule),
         ]
         self._operations = [operation for _, operation in operations]
         self._weights = [weight for weight, _ in operations]
@@ -291,7 +291,7 @@ class Load:
     # --- schedules -----------------------------------------------------------------------------------------
 
     async def _make_schedule(self) -> None:
-        if len(self.schedules) >= SCHEDULES_MAX:
+        if sum(not each.is_deleted for each in self.schedules.values()) >= SCHEDULES_MAX:
             return
         number = self._next()
         overlap = ("allow", "skip", "buffer-one")[number % 3]

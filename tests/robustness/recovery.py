@@ -34,7 +34,7 @@ from zapwire.client_link import Backoff
 STEPS_PER_COMMIT = 1_000
 PAYLOAD = Payload(b'{"to":"ada@example.org","subject":"A payload of the usual size","lines":[1,2,3,4,5,6,7,8,9,10]}')
 DAY_MS = 86_400_000
-CALLS = 3_000
+CALLS = 1_000
 AT_ONCE = Backoff(0.002, 0.005)
 
 

@@ -126,6 +126,7 @@ def serve(
 
 
 async def _serve(settings: Settings) -> None:
+    gc.disable()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         try:
             async with open_server(settings) as server:
@@ -142,10 +143,11 @@ async def _serve(settings: Settings) -> None:
 
 
 def _spare_what_was_opened() -> None:
-    """What was just read stays for long: the collector need not look through it.
+    """What was just read stays for long: the collector begins now, and need not look through it.
 
     With 100,000 open tasks a full collection stopped the server for more than a second, and one comes soon after the
     start. Garbage in cycles comes from errors alone, so that a larger first generation costs little memory.
     """
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
+    gc.enable()

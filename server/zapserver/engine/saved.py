@@ -6,9 +6,10 @@ A test holds the two together. Fields are added with a default, so that older re
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -44,6 +45,8 @@ from zapserver.engine.records import (
     task_activity_id,
 )
 from zapserver.engine.retry import TASK_RETRY, RetryPolicy
+
+T = TypeVar("T")
 
 INLINE_BYTES_MAX = 4_096
 """A longer payload of an execution stands only in its history, and is read from there: a record is written again with
@@ -277,6 +280,9 @@ def encode_execution(execution: Execution) -> bytes:
 def decode_execution(data: bytes) -> tuple[Execution, ExecutionRecord]:
     """The execution, and its record for what `recovery` builds from it: the long payloads, the task, the activity."""
     record = _decode_execution(data)
+    record.type, record.task_queue = _shared(record.type), _shared(record.task_queue)
+    record.retry_policy, record.timeouts = _shared(record.retry_policy), _shared(record.timeouts)
+    record.activity_timeouts = _shared(record.activity_timeouts)
     if record.activity_timeouts is None:
         record.activity_timeouts = TASK_TIMEOUTS if record.is_task else _NO_TIMEOUTS
     if record.is_task and record.retry_policy is None:
@@ -356,6 +362,9 @@ def restored_activity(execution: Execution, record: ActivityRecord) -> Activity:
         record.activity_id, record.type = task_activity_id(execution.run_id), execution.type
         record.queue = execution.task_queue
         record.retry_policy, record.timeouts = execution.retry_policy, execution.activity_timeouts
+    else:
+        record.type, record.queue = _shared(record.type), _shared(record.queue)
+        record.retry_policy, record.timeouts = _shared(record.retry_policy), _shared(record.timeouts)
     return Activity(
         execution=execution,
         queue=(QueueKind.ACTIVITY, record.queue),
@@ -449,4 +458,11 @@ def decode_ids(data: bytes) -> tuple[str, str]:
 
 
 def _present(raw: msgspec.Raw) -> Payload | None:
-    return raw if raw else None
+    """The payload by itself: what was read is a view that keeps its whole record in memory."""
+    return raw.copy() if raw else None
+
+
+@functools.lru_cache(maxsize=4_096)
+def _shared(value: T) -> T:
+    """The first of equal values: a hundred thousand tasks have a handful of types, queues and policies."""
+    return value
