@@ -115,7 +115,7 @@ class Simulation:
         """What was true at the end is true after one more loss of power."""
         self.server.crash(is_power=True)
         self._run_until(lambda: self._serves, CALM_MS)
-        self._run_for(1_000)
+        self._run_for(CALM_MS)
         if self.world.violation is None:
             self.checkers.check_end(self.server.engine)
 

@@ -123,10 +123,25 @@ class ExecutionRecord(_Record):
     activity: ActivityRecord | None = None
 
 
+class ActionRecord(_Record):
+    """An `Action`. Its payloads may be absent here: msgspec takes `Raw | None` for a type that only a null fits."""
+
+    type: str
+    task_queue: str
+    is_task: bool
+    workflow_id: str = ""
+    input: msgspec.Raw = _ABSENT
+    retry_policy: RetryPolicy | None = None
+    memo: msgspec.Raw = _ABSENT
+    timeouts: WorkflowTimeouts = WorkflowTimeouts()
+    task_timeouts: ActivityTimeouts | None = None
+    search_attributes: dict[str, Any] | None = None
+
+
 class ScheduleRecord(_Record):
     schedule_id: str
     spec: ScheduleSpec
-    action: Action
+    action: ActionRecord
     overlap: Overlap
     created_ms: int
     updated_ms: int
@@ -317,14 +332,19 @@ def restored_activity(execution: Execution, record: ActivityRecord) -> Activity:
 
 
 def encode_schedule(schedule: Schedule) -> bytes:
-    record = ScheduleRecord(**dict(zip(SCHEDULE_FIELDS, _of_schedule(schedule), strict=True)))
-    return _encode(record)
+    fields = dict(zip(SCHEDULE_FIELDS, _of_schedule(schedule), strict=True))
+    action = {name: getattr(schedule.action, name) for name in ActionRecord.__struct_fields__}
+    fields["action"] = ActionRecord(**{name: value for name, value in action.items() if value is not None})
+    return _encode(ScheduleRecord(**fields))
 
 
 def decode_schedule(data: bytes) -> Schedule:
     """The schedule; which of its runs are open is for `recovery` to say."""
     record = _decode_schedule(data)
-    return Schedule(**dict(zip(SCHEDULE_FIELDS, _of_schedule(record), strict=True)))
+    fields = dict(zip(SCHEDULE_FIELDS, _of_schedule(record), strict=True))
+    action = msgspec.structs.asdict(record.action)
+    fields["action"] = Action(**{**action, "input": _written(action["input"]), "memo": _written(action["memo"])})
+    return Schedule(**fields)
 
 
 # --- events ----------------------------------------------------------------------------------------
@@ -379,6 +399,11 @@ def encode_ids(workflow_id: str, run_id: str) -> bytes:
 
 def decode_ids(data: bytes) -> tuple[str, str]:
     return _decode_ids(data)
+
+
+def _written(raw: msgspec.Raw) -> Payload | None:
+    """A payload; none was once written as a null."""
+    return None if raw == NULL else _present(raw)
 
 
 def _present(raw: msgspec.Raw) -> Payload | None:
