@@ -44,6 +44,10 @@ log = structlog.get_logger("zapserver")
 
 _NULL = b"null"
 _SUBMITS = frozenset({Op.TASK_SUBMIT, Op.TASK_SCHEDULE})
+_HELD_BY_CONNECTIONS = frozenset(
+    {Op.SUBSCRIBE_WORKFLOW_TASKS, Op.SUBSCRIBE_ACTIVITY_TASKS, Op.UNSUBSCRIBE_TASKS, Op.GRANT_CREDITS}
+)
+"""Calls about what no store has: it lives as long as the connection, also through a failure of the store."""
 SETTLE_SECONDS_MAX = 10.0
 """How long an ending server waits for its disks."""
 RESUME_BYTES_MAX = 512 * 1024
@@ -244,12 +248,15 @@ class Dispatcher:
         if namespace is None or call.durability is Durability.MEMORY:
             self._reply(call.link, call.request_id, opcode, answer)
         else:
-            namespace.journal.send(
-                partial(self._reply, call.link, call.request_id, opcode, answer),
-                lambda error: self._reply(
-                    call.link, call.request_id, opcode, _refusal(opcode, error.status, str(error))
-                ),
-            )
+            send = partial(self._reply, call.link, call.request_id, opcode, answer)
+
+            def fail(error: StoreError) -> None:
+                if opcode in _HELD_BY_CONNECTIONS:
+                    send()
+                else:
+                    self._reply(call.link, call.request_id, opcode, _refusal(opcode, error.status, str(error)))
+
+            namespace.journal.send(send, fail)
 
     def _reply(self, link: Link, request_id: int, opcode: int, answer: bytes) -> None:
         if not link.owes(request_id):  # the connection or the caller is gone

@@ -524,6 +524,8 @@ class _Call:
     token: str = ""
     data: bytes = b""
     latest_token: str = ""
+    at_ms: int = 0
+    """The engine's time when it came."""
 
 
 class Checkers:
@@ -558,9 +560,8 @@ class Checkers:
             held = self.leases.by_token.get(call.token)
             if held is not None:
                 call.latest_token = self.leases.latest[held.key].token
-                if opcode == Op.RECORD_ACTIVITY_TASK_HEARTBEAT:
-                    held.beat_ms = max(held.beat_ms, self._world.clock(), self.engine.now_ms)
-                else:
+                call.at_ms = max(self._world.clock(), self.engine.now_ms)
+                if opcode != Op.RECORD_ACTIVITY_TASK_HEARTBEAT:
                     self.leases.over(call.token, self.engine.now_ms)
         elif opcode in _SUBSCRIBES or opcode == Op.CANCEL_WORKFLOW:
             call.data = bytes(decode_envelope(message).body)
@@ -593,6 +594,7 @@ class Checkers:
         is_completed = call.opcode == Op.RESPOND_ACTIVITY_TASK_COMPLETED
         self.leases.accepted(call.token, call.latest_token, is_last=is_completed)
         if call.opcode == Op.RECORD_ACTIVITY_TASK_HEARTBEAT:
+            held.beat_ms = max(held.beat_ms, call.at_ms)
             self.kept.beaten(held.key, _decode(call.data)["n"])
         elif is_completed:
             self.results.activity(held.key, _decode(call.data))
