@@ -103,10 +103,10 @@ def test_a_lease_is_not_silent_because_the_store_was_sick() -> None:
     d.step(c.CompleteActivity(token=token, result=payload(1)))
 
 
-@pytest.mark.parametrize("name", ["input", "memo"])
-def test_a_schedule_with_a_payload_is_there_after_a_restart(name: str) -> None:
+@pytest.mark.parametrize(("input", "memo"), [(payload({"n": 1}), None), (None, payload([1])), (None, None)])
+def test_a_schedule_with_a_payload_is_there_after_a_restart(input: c.Payload | None, memo: c.Payload | None) -> None:
     d = Driver()
-    action = c.Action(type="report", task_queue="default", is_task=True, **{name: payload({"n": 1})})
+    action = c.Action(type="report", task_queue="default", is_task=True, input=input, memo=memo)
     d.step(c.PutSchedule(schedule_id="nightly", spec=every(60_000), action=action))
     d.restart()
     assert d.views.schedule("nightly").action == action

@@ -119,9 +119,7 @@ class Namespace:
         self._keep(SYNCED)
 
     def _new_engine(self) -> Engine:
-        return Engine(
-            new_id=self._new_id, random=self._random, limits=self._limits, reader=self.journal.reader
-        )
+        return Engine(new_id=self._new_id, random=self._random, limits=self._limits, reader=self.journal.reader)
 
     def _keep(self, durability: Durability) -> None:
         self.journal.add(self.engine.take_changes(), durability)

@@ -13,7 +13,9 @@ from tests.sim.simulation import Report, run_seed
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=None, help="how many seeds to run (default: 100, or 1 with --seed)")
+    parser.add_argument(
+        "--seeds", type=int, default=None, help="how many seeds to run (default: 100, or 1 with --seed)"
+    )
     parser.add_argument("--seed", type=int, default=None, help="the first of them (default: 0)")
     parser.add_argument("--trace", action="store_true", help="print everything that happens")
     parser.add_argument("--counts", action="store_true", help="print how often everything happened")

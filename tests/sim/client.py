@@ -142,9 +142,7 @@ class Client(Peer):
         """Start something, and say it again until the outcome is known."""
 
         def again(left: int) -> None:
-            self._begin(
-                opcode, message, request_id, type, input, level, is_task=is_task, signal=signal, tries=left
-            )
+            self._begin(opcode, message, request_id, type, input, level, is_task=is_task, signal=signal, tries=left)
 
         def answered(answer: Answer) -> None:
             if answer.ok:
@@ -270,15 +268,13 @@ class Client(Peer):
             settle(answer)
             if answer.ok and is_steady:
                 # The engine's time, which runs ahead of a clock that was set back.
-                self.around.checkers.slots.steady[schedule_id] = (began_ms, self.around.checkers.engine.now_ms)
+                self.around.checkers.slots.steady[schedule_id] = max(began_ms, self.around.checkers.engine.now_ms)
             elif answer.ok:
                 self._schedules[schedule_id] = state
             elif answer.may_pass and tries:
                 self.later(
                     self.world.between(100, 2_000),
-                    lambda: self._ask_for(
-                        schedule_id, state, is_steady=is_steady, began_ms=began_ms, tries=tries - 1
-                    ),
+                    lambda: self._ask_for(schedule_id, state, is_steady=is_steady, began_ms=began_ms, tries=tries - 1),
                 )
 
         self.call(Op.CREATE_SCHEDULE, body, answered)

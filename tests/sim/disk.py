@@ -1,8 +1,8 @@
 """A disk that outlives the server: what SQLite's log keeps through a crash, and the writer that commits to it.
 
 A commit is first written, then synced. A synced commit makes itself and every earlier one durable. Killing the process
-loses nothing that is written; losing power keeps a prefix of what was not synced yet, and a commit that was being written
-disappears as a whole. A commit whose sync failed may be found by a restart, until `recover` has settled it.
+loses nothing that is written; losing power keeps a prefix of what was not synced yet, and a commit that was being
+written disappears as a whole. A commit whose sync failed may be found by a restart, until `recover` has settled it.
 """
 
 from __future__ import annotations

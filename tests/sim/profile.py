@@ -76,7 +76,7 @@ def draw_profile(random: Random) -> Profile:
         workers=random.randint(2, 4),
         operations=random.choice((40, 80, 120, 160)),
         think_ms=random.choice((60, 200, 800)),
-        fault_pause_ms=random.choice((600, 1_500, 4_000)),
+        fault_pause_ms=random.choice((600, 1_500, 4_000, 10_000)),
         faults=_some(random, FAULTS),
         misbehaviours=_some(random, MISBEHAVIOURS),
         misbehaviour_rate=random.choice((0.0, 0.05, 0.2)),

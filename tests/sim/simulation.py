@@ -25,7 +25,7 @@ SAFETY_MS_MAX = 10 * 60_000
 """The operations of a seed are done by then."""
 CALM_MS = 60_000
 """How long schedules go on after the faults."""
-LIVENESS_MS_MAX = 60 * 60_000
+LIVENESS_MS_MAX = 20 * 60_000
 """How long everything may take to end once faults have stopped: all retries and timeouts of a task."""
 EVENTS_MAX = 400_000
 """More of them are a loop."""
@@ -71,9 +71,7 @@ class Simulation:
         self._be_unsafe()
         if self.world.violation is None:
             self._be_kind()
-        return Report(
-            self.world.seed, self.world.violation, self.world.counts, self.world.trace_hash, self._events
-        )
+        return Report(self.world.seed, self.world.violation, self.world.counts, self.world.trace_hash, self._events)
 
     def _be_unsafe(self) -> None:
         self.server.start()

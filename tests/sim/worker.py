@@ -74,9 +74,7 @@ class Worker(Peer):
         for queue in QUEUES:
             self._subscribe(Op.SUBSCRIBE_WORKFLOW_TASKS, {"task_queue": queue, "slots": self._slots})
             types = [*STEP_TYPES, "doomed", "forever", "silent"]
-            self._subscribe(
-                Op.SUBSCRIBE_ACTIVITY_TASKS, {"task_queue": queue, "slots": self._slots, "types": types}
-            )
+            self._subscribe(Op.SUBSCRIBE_ACTIVITY_TASKS, {"task_queue": queue, "slots": self._slots, "types": types})
         old, self._old_tokens = self._old_tokens, []
         for token in old:
             if self._misbehaves("answer late"):
