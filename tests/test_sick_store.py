@@ -15,6 +15,7 @@ from zapserver.engine import commands as c
 from zapserver.engine.tables import Table
 from zapserver.namespaces import Namespace, Namespaces
 from zapserver.store import Batch, DiskFull, Durability, MemoryStore, StoreError
+from zapserver.store.memory import Medium
 from zapwire.envelope import decode_envelope, encode_request, encode_task_submit
 from zapwire.opcodes import Op
 
@@ -44,8 +45,9 @@ class HandWriter:
 
 
 class Server:
-    def __init__(self) -> None:
-        store = MemoryStore(Table)
+    def __init__(self, medium: Medium | None = None) -> None:
+        self.medium = medium or Medium()
+        store = MemoryStore(Table, self.medium)
         self.writer = HandWriter(store)
         namespaces = Namespaces(now_ms=1_000_000, open_store=lambda name: (store, self.writer))
         self.namespace: Namespace = namespaces.get("")
@@ -70,8 +72,8 @@ class Server:
         self.writer.end()
 
 
-def subscribe(slots: int) -> bytes:
-    body = {"task_queue": "default", "slots": slots}
+def subscribe(slots: int, queue: str = "default") -> bytes:
+    body = {"task_queue": queue, "slots": slots}
     return encode_request(Op.SUBSCRIBE_ACTIVITY_TASKS, json.dumps(body).encode())
 
 
@@ -88,6 +90,28 @@ def test_a_subscription_that_outlives_a_failed_commit_is_acknowledged() -> None:
     assert decode_envelope(worker.replies[call]).status == 200
     server.mend()
     assert [opcode for opcode, _ in worker.pushes] == [Op.DELIVER_ACTIVITY_TASK]
+
+
+def test_a_store_that_fails_right_after_a_restart_gives_nobody_the_leases_of_others() -> None:
+    """The first connection of each process is not the same one: a run was held by a worker that never heard of it."""
+    first = Server()
+    client, worker = first.connect("client"), first.connect("worker")
+    first.send(worker, subscribe(1))
+    first.send(client, encode_task_submit("email", b"1"))
+    first.writer.end()
+    assert [opcode for opcode, _ in worker.pushes] == [Op.DELIVER_ACTIVITY_TASK]
+
+    second = Server(first.medium)
+    client, worker = second.connect("client"), second.connect("worker")
+    second.send(client, encode_task_submit("other", b"2"))
+    second.send(worker, subscribe(1, "elsewhere"))
+    second.writer.end(DiskFull("full"))
+    second.mend()
+    second.send(worker, subscribe(2))
+    second.writer.end()
+    assert [(opcode, push["activity_type_name"]) for opcode, push in worker.pushes] == [
+        (Op.DELIVER_ACTIVITY_TASK, "email")
+    ]
 
 
 def test_a_lease_is_not_silent_because_the_store_was_sick() -> None:

@@ -13,6 +13,8 @@ from tests.sim.profile import FAULTS, MISBEHAVIOURS, OPERATIONS
 from tests.sim.simulation import Report, run_seed
 
 SEEDS = range(16)
+SEEDS_MAX = 60
+"""Where these are not enough to meet a rare thing. Any change of the server shifts what a seed does."""
 
 
 def run(seed: int) -> Report:
@@ -31,15 +33,17 @@ def test_every_promise_is_kept(reports: list[Report]) -> None:
 
 
 def test_the_seeds_do_and_suffer_everything(reports: list[Report]) -> None:
+    wanted = {f"fault {name}" for name in FAULTS}
+    wanted |= {f"operation {name}" for name in OPERATIONS}
+    wanted |= {f"worker: {name}" for name in MISBEHAVIOURS}
+    wanted |= {"written commits lost", "failed commit found again", "killed in a commit", "store mended"}
+    wanted |= {"frames torn", "old attempt refused", "repeated an unknown request", "results awaited"}
     counts: Counter[str] = Counter()
-    for report in reports:
-        counts.update(report.counts)
-    wanted = [f"fault {name}" for name in FAULTS]
-    wanted += [f"operation {name}" for name in OPERATIONS]
-    wanted += [f"worker: {name}" for name in MISBEHAVIOURS]
-    wanted += ["written commits lost", "failed commit found again", "killed in a commit", "store mended"]
-    wanted += ["frames torn", "old attempt refused", "repeated an unknown request", "results awaited"]
-    assert [name for name in wanted if not counts[name]] == []
+    for seed in range(SEEDS_MAX):
+        counts.update((reports[seed] if seed in SEEDS else run(seed)).counts)
+        if wanted <= counts.keys():
+            return
+    raise AssertionError(f"{SEEDS_MAX} seeds and never: {sorted(wanted - counts.keys())}")
 
 
 def test_a_seed_repeats_itself_in_another_process(reports: list[Report]) -> None:
@@ -56,10 +60,11 @@ def test_a_seed_repeats_itself_in_another_process(reports: list[Report]) -> None
 def test_a_planted_mistake_is_caught(plant: Plant, reports: list[Report]) -> None:
     """By its own checker, on one of the seeds that find nothing without it."""
     found: list[str] = []
-    for seed in SEEDS:
+    for seed in range(SEEDS_MAX):
         with plant():
             violation = run_seed(seed).violation
         found.append("" if violation is None else violation.promise)
         if found[-1] == PLANTED[plant]:
+            assert seed in SEEDS or run(seed)
             return
     raise AssertionError(f"{plant.__name__} was to break promise {PLANTED[plant]!r}, and the seeds found {found}")

@@ -74,7 +74,9 @@ class Dispatcher:
             self._watch(namespace)
         self._peers: dict[Link, _Peer] = {}
         self._links: dict[PeerKey, _Peer] = {}
-        self._last_peer_key = 0
+        # Leases are kept with the key of their holder. Those of an earlier process must not look like ours when the
+        # store fails before it has heard that they are over.
+        self._last_peer_key = int(namespaces.random() * 2**40) << 20
         self._announced_deadline_ms: int | None = None
         self._deadline_moved = False
         self.is_ending = False

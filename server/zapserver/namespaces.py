@@ -148,7 +148,7 @@ class Namespaces:
         self._open_store = open_store or _in_memory
         self._namespaces_max = namespaces_max
         self._new_id = new_id
-        self._random = random
+        self.random = random
         self.refused: Counter[str] = Counter()
         """How often each limit refused something, in any namespace, since the start."""
         self._by_name: dict[str, Namespace] = {}
@@ -189,7 +189,7 @@ class Namespaces:
         if store.durability is Durability.MEMORY and not limits.closed_executions_max:
             limits = msgspec.structs.replace(limits, closed_executions_max=CLOSED_IN_MEMORY_MAX)
         namespace = self._by_name[name] = Namespace(
-            name, store, writer, limits=limits, now_ms=now_ms, new_id=self._new_id, random=self._random
+            name, store, writer, limits=limits, now_ms=now_ms, new_id=self._new_id, random=self.random
         )
         self.on_open(namespace)
         return namespace

@@ -85,6 +85,8 @@ class Kept:
         self._world = world
         self.starts: dict[str, Start] = {}
         self._by_request: dict[str, str] = {}
+        self.losses = 0
+        """Crashes and failures of the store. An answer that was on its way meanwhile may tell of what is gone."""
         self.signals: dict[str, set[int]] = defaultdict(set)
         """The numbers in their inputs, by run."""
         self._details: dict[str, int] = {}
@@ -114,11 +116,14 @@ class Kept:
 
     def weakened(self, *, is_power: bool) -> None:
         """A crash: what asked for less than that may be gone."""
+        self.losses += 1
         for start in self.starts.values():
             if start.level == Receipt.MEMORY or (start.level == Receipt.WRITTEN and is_power):
                 start.is_certain = False
 
     def memory_lost(self) -> None:
+        """A failure of the store: what was never written is gone."""
+        self.losses += 1
         for start in self.starts.values():
             if start.level == Receipt.MEMORY:
                 start.is_certain = False
@@ -384,7 +389,7 @@ class Slots:
         fired: dict[str, Counter[str]] = defaultdict(Counter)
         after = ""
         while True:
-            page, after = engine.views.executions(lambda each: bool(each.schedule_id), after=after, limit=1_000)
+            page, after = engine.views.executions(_is_fired, after=after, limit=1_000)
             for execution in page:
                 fired[execution.schedule_id][execution.workflow_id] += 1
             if not after:
@@ -428,6 +433,11 @@ class Slots:
         self._world.fail("5 slot", text)
 
 
+def _is_fired(execution: Execution) -> bool:
+    """Not a dead letter that somebody runs again."""
+    return bool(execution.schedule_id) and execution.identity == "schedule"
+
+
 def _slots_so_far(schedule: Schedule) -> list[int]:
     interval_ms = schedule.spec.interval_ms
     assert interval_ms
@@ -455,6 +465,8 @@ class Cancels:
             return
         if held.kind == "workflow":
             self._fail(f"the canceled run {held.run_id} goes to {held.link.node_id}")
+            return
+        if held.is_over:  # while it waited for the disk
             return
         holder = self._leases.latest.get(held.run_id)
         if holder is None or (holder.is_over and held.started_ms > holder.over_ms):
@@ -605,6 +617,8 @@ class Checkers:
     def pushing(self, link: SimLink, opcode: int, body: bytes) -> None:
         self._world.count(f"push {Op(opcode).name.lower()}")
         push = _decode(body)
+        about = push.get("activity_id") or push.get("run_id") or push.get("task_token")
+        self._world.note("to", link.node_id, Op(opcode).name, about, push.get("attempt", ""))
         match opcode:
             case Op.DELIVER_ACTIVITY_TASK | Op.DELIVER_WORKFLOW_TASK:
                 held = self._held(link, opcode, push)

@@ -144,15 +144,19 @@ class Client(Peer):
         def again(left: int) -> None:
             self._begin(opcode, message, request_id, type, input, level, is_task=is_task, signal=signal, tries=left)
 
+        kept = self.around.checkers.kept
+        losses = kept.losses
+
         def answered(answer: Answer) -> None:
             if answer.ok:
                 run = Known(answer.body["workflow_id"], answer.body["run_id"], is_task, type)
-                start = Start(run.workflow_id, run.run_id, type, input, answer.receipt)
+                is_certain = answer.receipt == Receipt.SYNCED or losses == kept.losses
+                start = Start(run.workflow_id, run.run_id, type, input, answer.receipt, is_certain)
                 if answer.receipt != LEVELS[level]:
                     self.world.fail("1 kept", f"{level} was asked for, and the receipt says {answer.receipt}")
-                self.around.checkers.kept.started(start, request_id)
+                kept.started(start, request_id)
                 if signal and start.level == Receipt.SYNCED:
-                    self.around.checkers.kept.signaled(run.run_id, signal)
+                    kept.signaled(run.run_id, signal)
                 if all(known.run_id != run.run_id for known in self.runs):
                     self.runs.append(run)
                 if tries and self.world.chance(self.around.profile.repeat_rate):

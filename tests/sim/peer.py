@@ -179,6 +179,7 @@ class Peer:
         pending = _Pending(opcode, self.world.now_ms, on_answer)
         pending.request_id, frame = self._machine.call_raw(message, pending)
         self.world.count(f"call {Op(opcode).name.lower()}")
+        self.world.note(self.name, "calls", Op(opcode).name, pending.request_id)
         if opcode != Op.AWAIT_EXECUTION:
             machine = self._machine
             pending.timer = self.later(CALL_MS_MAX, lambda: self._give_up(machine, pending))
@@ -210,7 +211,7 @@ class Peer:
         if answer.status is not None and pending.opcode != Op.AWAIT_EXECUTION:
             self._tell_patience(pending, is_answered=True)
         self.world.count(f"answer {answer.status or 'unknown' if answer.status != 0 else 0}")
-        self.world.note(self.name, pending.opcode, answer.status, answer.error)
+        self.world.note(self.name, "hears", Op(pending.opcode).name, pending.request_id, answer.status, answer.error)
         pending.on_answer(answer)
 
     def _tell_patience(self, pending: _Pending, *, is_answered: bool) -> None:

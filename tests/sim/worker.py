@@ -180,6 +180,8 @@ class Worker(Peer):
         def answered(answer: Answer) -> None:
             if answer.status in (404, 409):
                 self._end(work)
+            elif answer.status == 200 and work.token in self._work:  # a cancel was asked for
+                self._stop(work.token)
 
         self._respond(Op.RECORD_ACTIVITY_TASK_HEARTBEAT, work.token, {"n": self.world.number()}, answered)
         self._plan(work, work.heartbeat_ms // 3, partial(self._beat, work))
