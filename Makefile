@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PEERS := .peers
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers demo test check lint types bench robustness conformance clean
+.PHONY: help install peers demo test check sim lint types bench robustness conformance clean
 
 help: ## show these targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -38,6 +38,12 @@ check: install peers ## what every commit keeps green: format, lint, types, test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+SEEDS ?= 1000
+SEED ?= 0
+
+sim: install ## SEEDS=1000 simulated runs with faults, from SEED=0 on; prints how to repeat one that fails
+	$(BIN)/python -m tests.sim --seed $(SEED) --seeds $(SEEDS) --counts
 
 bench: install ## latency and throughput, with their floors, in one run
 	$(BIN)/python -m benchmarks

@@ -45,6 +45,10 @@ log = structlog.get_logger("zapserver")
 
 _NULL = b"null"
 _SUBMITS = frozenset({Op.TASK_SUBMIT, Op.TASK_SCHEDULE})
+_HELD_BY_CONNECTIONS = frozenset(
+    {Op.SUBSCRIBE_WORKFLOW_TASKS, Op.SUBSCRIBE_ACTIVITY_TASKS, Op.UNSUBSCRIBE_TASKS, Op.GRANT_CREDITS}
+)
+"""Calls about what no store has: it lives as long as the connection, also through a failure of the store."""
 SETTLE_SECONDS_MAX = 10.0
 """How long an ending server waits for its disks."""
 RESUME_BYTES_MAX = 512 * 1024
@@ -71,7 +75,9 @@ class Dispatcher:
             self._watch(namespace)
         self._peers: dict[Link, _Peer] = {}
         self._links: dict[PeerKey, _Peer] = {}
-        self._last_peer_key = 0
+        # Leases are kept with the key of their holder. Those of an earlier process must not look like ours when the
+        # store fails before it has heard that they are over.
+        self._last_peer_key = int(namespaces.random() * 2**40) << 20
         self._announced_deadline_ms: int | None = None
         self._deadline_moved = False
         self.is_ending = False
@@ -245,12 +251,15 @@ class Dispatcher:
         if namespace is None or call.durability is Durability.MEMORY:
             self._reply(call.link, call.request_id, opcode, answer)
         else:
-            namespace.journal.send(
-                partial(self._reply, call.link, call.request_id, opcode, answer),
-                lambda error: self._reply(
-                    call.link, call.request_id, opcode, _refusal(opcode, error.status, str(error))
-                ),
-            )
+            send = partial(self._reply, call.link, call.request_id, opcode, answer)
+
+            def fail(error: StoreError) -> None:
+                if opcode in _HELD_BY_CONNECTIONS:
+                    send()
+                else:
+                    self._reply(call.link, call.request_id, opcode, _refusal(opcode, error.status, str(error)))
+
+            namespace.journal.send(send, fail)
 
     def _reply(self, link: Link, request_id: int, opcode: int, answer: bytes) -> None:
         if not link.owes(request_id):  # the connection or the caller is gone

@@ -41,6 +41,14 @@ _ABOUT = "namespace"
 """In the table `meta`: what a namespace is called and may do."""
 
 
+def new_id() -> str:
+    """32 hex digits: the time in milliseconds, then 80 random bits.
+
+    Ids that begin with the time land on the same few pages of the store's tree, random ones on a page each.
+    """
+    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+
+
 class About(msgspec.Struct, omit_defaults=True):
     """What is kept of a namespace beside its work."""
 
@@ -53,13 +61,25 @@ class About(msgspec.Struct, omit_defaults=True):
 class Namespace:
     """One namespace: its engine, its store, and the journal between them."""
 
-    def __init__(self, name: str, store: Store, writer: Writer | None, *, limits: Limits, now_ms: int) -> None:
-        """Take up what `store` has. Raises `StoreError`."""
+    def __init__(
+        self,
+        name: str,
+        store: Store,
+        writer: Writer | None,
+        *,
+        limits: Limits,
+        now_ms: int,
+        new_id: Callable[[], str] = new_id,
+        random: Callable[[], float] = random,
+    ) -> None:
+        """Take up what `store` has. `new_id` and `random` are for the engine. Raises `StoreError`."""
         self.name = name
         self.store = store
         self.journal = Journal(store, writer)
         self._limits = limits
-        self.engine = Engine(new_id=new_id, random=random, limits=limits, reader=self.journal.reader)
+        self._new_id = new_id
+        self._random = random
+        self.engine = self._new_engine()
         with _collector_paused():
             self.damaged = self.engine.recover(now_ms)
         """What could not be read of the store, and is not served."""
@@ -95,10 +115,13 @@ class Namespace:
     def rebuild(self, now_ms: int, live: Iterable[PeerKey]) -> None:
         """After a failed commit, once the store is well: the engine again, from what was kept."""
         old = self.engine
-        self.engine = Engine(new_id=new_id, random=random, limits=self._limits, reader=self.journal.reader)
+        self.engine = self._new_engine()
         with _collector_paused():
             self.damaged = self.engine.recover(now_ms, old=old, live=live)
         self._keep(SYNCED)
+
+    def _new_engine(self) -> Engine:
+        return Engine(new_id=self._new_id, random=self._random, limits=self._limits, reader=self.journal.reader)
 
     def _keep(self, durability: Durability) -> None:
         changes = self.engine.take_changes()
@@ -137,11 +160,18 @@ class Namespaces:
         open_store: OpenStore | None = None,
         known: Iterable[str] = (),
         namespaces_max: int = NAMESPACES_MAX,
+        new_id: Callable[[], str] = new_id,
+        random: Callable[[], float] = random,
     ) -> None:
-        """Open the default namespace and those that are `known` to have a store. Raises `StoreError`."""
+        """Open the default namespace and those that are `known` to have a store. Raises `StoreError`.
+
+        A simulation gives its own `new_id` and `random`, so that one seed decides everything.
+        """
         self._limits = limits or Limits()
         self._open_store = open_store or _in_memory
         self._namespaces_max = namespaces_max
+        self._new_id = new_id
+        self.random = random
         self.refused: Counter[str] = Counter()
         """How often each limit refused something, in any namespace, since the start."""
         self._by_name: dict[str, Namespace] = {}
@@ -181,7 +211,9 @@ class Namespaces:
         limits = self._limits
         if store.durability is Durability.MEMORY and not limits.closed_executions_max:
             limits = msgspec.structs.replace(limits, closed_executions_max=CLOSED_IN_MEMORY_MAX)
-        namespace = self._by_name[name] = Namespace(name, store, writer, limits=limits, now_ms=now_ms)
+        namespace = self._by_name[name] = Namespace(
+            name, store, writer, limits=limits, now_ms=now_ms, new_id=self._new_id, random=self.random
+        )
         self.on_open(namespace)
         return namespace
 
@@ -211,11 +243,3 @@ def check_namespace_name(name: str) -> None:
     """Names become file names, so no path may hide in them."""
     if not NAME.fullmatch(name) or name in (".", ".."):
         raise Invalid(f"invalid namespace {name[:80]!r}: 1 to 64 of A-Z a-z 0-9 _ . - and not '.' or '..'")
-
-
-def new_id() -> str:
-    """32 hex digits: the time in milliseconds, then 80 random bits.
-
-    Ids that begin with the time land on the same few pages of the store's tree, random ones on a page each.
-    """
-    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"

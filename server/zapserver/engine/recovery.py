@@ -211,6 +211,9 @@ def adopt(s: State, old: State, live: Iterable[PeerKey], now_ms: int) -> None:
         holder = s.peers.get(lease.peer)
         if holder is not None:
             holder.leases[token] = held
+            # It may have tried to be heard while the store took nothing.
+            lease.heartbeat_ms = now_ms
+            s.touch_task(held)
             if (held_by := holder.subscriptions.get(lease.subscription_id)) is not None:
                 held_by.held += 1
             _repeat_results(s, held, lease, now_ms)

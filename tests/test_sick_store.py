@@ -1,0 +1,136 @@
+"""A dispatcher whose store fails under it: what its connections hold lives on, as the simulation found it did not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.helpers.engine_driver import Driver, every, payload
+from tests.test_dispatch import FakeLink
+
+from zapserver.dispatch import Dispatcher
+from zapserver.engine import commands as c
+from zapserver.engine.tables import Table
+from zapserver.namespaces import Namespace, Namespaces
+from zapserver.store import Batch, DiskFull, Durability, MemoryStore, StoreError
+from zapserver.store.memory import Medium
+from zapwire.envelope import decode_envelope, encode_request, encode_task_submit
+from zapwire.opcodes import Op
+
+OnDone = Callable[[StoreError | None], None]
+
+
+class HandWriter:
+    """A `Writer` whose commits wait until the test says how they end."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._waiting: list[tuple[Batch, OnDone]] = []
+
+    def submit(self, batch: Batch, on_done: OnDone, durability: Durability = Durability.SYNCED) -> None:
+        self._waiting.append((batch, on_done))
+
+    def recover(self, on_done: OnDone) -> None:
+        on_done(None)
+
+    def end(self, error: StoreError | None = None) -> None:
+        """All commits so far succeed, or fail."""
+        waiting, self._waiting = self._waiting, []
+        for batch, on_done in waiting:
+            if error is None:
+                self._store.commit(batch)
+            on_done(error)
+
+
+class Server:
+    def __init__(self, medium: Medium | None = None) -> None:
+        self.medium = medium or Medium()
+        store = MemoryStore(Table, self.medium)
+        self.writer = HandWriter(store)
+        namespaces = Namespaces(now_ms=1_000_000, open_store=lambda name: (store, self.writer))
+        self.namespace: Namespace = namespaces.get("")
+        self.dispatcher = Dispatcher(namespaces, clock=lambda: 1_000_000)
+        self.dispatcher.on_store_failure = lambda namespace: None
+        self._last = 0
+
+    def connect(self, node_id: str) -> Any:
+        link: Any = FakeLink(node_id)
+        self.dispatcher.connected(link)
+        return link
+
+    def send(self, link: Any, message: bytes) -> int:
+        self._last += 1
+        link.owe(self._last)
+        self.dispatcher.on_call(link, self._last, decode_envelope(message), message)
+        self.dispatcher.batch_end(link)
+        return self._last
+
+    def mend(self) -> None:
+        self.namespace.journal.recover(lambda error: self.dispatcher.rebuild(self.namespace))
+        self.writer.end()
+
+
+def subscribe(slots: int, queue: str = "default") -> bytes:
+    body = {"task_queue": queue, "slots": slots}
+    return encode_request(Op.SUBSCRIBE_ACTIVITY_TASKS, json.dumps(body).encode())
+
+
+def test_a_subscription_that_outlives_a_failed_commit_is_acknowledged() -> None:
+    """Else the worker subscribes again, and gets twice as much as it has slots for."""
+    server = Server()
+    client, worker = server.connect("client"), server.connect("worker")
+    server.send(client, encode_task_submit("email", b"1"))
+    server.send(client, encode_task_submit("email", b"2"))
+    server.writer.end()
+    call = server.send(worker, subscribe(1))
+    assert call not in worker.replies, "the delivery that comes with it waits for the disk"
+    server.writer.end(DiskFull("full"))
+    assert decode_envelope(worker.replies[call]).status == 200
+    server.mend()
+    assert [opcode for opcode, _ in worker.pushes] == [Op.DELIVER_ACTIVITY_TASK]
+
+
+def test_a_store_that_fails_right_after_a_restart_gives_nobody_the_leases_of_others() -> None:
+    """The first connection of each process is not the same one: a run was held by a worker that never heard of it."""
+    first = Server()
+    client, worker = first.connect("client"), first.connect("worker")
+    first.send(worker, subscribe(1))
+    first.send(client, encode_task_submit("email", b"1"))
+    first.writer.end()
+    assert [opcode for opcode, _ in worker.pushes] == [Op.DELIVER_ACTIVITY_TASK]
+
+    second = Server(first.medium)
+    client, worker = second.connect("client"), second.connect("worker")
+    second.send(client, encode_task_submit("other", b"2"))
+    second.send(worker, subscribe(1, "elsewhere"))
+    second.writer.end(DiskFull("full"))
+    second.mend()
+    second.send(worker, subscribe(2))
+    second.writer.end()
+    assert [(opcode, push["activity_type_name"]) for opcode, push in worker.pushes] == [
+        (Op.DELIVER_ACTIVITY_TASK, "email")
+    ]
+
+
+def test_a_lease_is_not_silent_because_the_store_was_sick() -> None:
+    """Heartbeats are refused meanwhile: the worker gets another heartbeat timeout to be heard."""
+    d = Driver()
+    d.subscribe(1)
+    d.submit(timeouts=c.ActivityTimeouts(heartbeat_ms=2_000))
+    token = d.task(1).task_token
+    d.now_ms += 5_000  # nothing is stepped while the store takes nothing
+    d.restart(live=[1])
+    d.advance(1_500)
+    d.step(c.HeartbeatActivity(token=token, details=None))
+    d.step(c.CompleteActivity(token=token, result=payload(1)))
+
+
+@pytest.mark.parametrize(("input", "memo"), [(payload({"n": 1}), None), (None, payload([1])), (None, None)])
+def test_a_schedule_with_a_payload_is_there_after_a_restart(input: c.Payload | None, memo: c.Payload | None) -> None:
+    d = Driver()
+    action = c.Action(type="report", task_queue="default", is_task=True, input=input, memo=memo)
+    d.step(c.PutSchedule(schedule_id="nightly", spec=every(60_000), action=action))
+    d.restart()
+    assert d.views.schedule("nightly").action == action
