@@ -24,6 +24,9 @@ from benchmarks.engine import OPEN, StepCost
 from benchmarks.engine import table as step_table
 from benchmarks.floors import Figures, blocking_echo, trio_echo
 from benchmarks.link import link_calls
+from benchmarks.recovery import OPEN as RECOVERED
+from benchmarks.recovery import Recovery, recoveries
+from benchmarks.recovery import table as recovery_table
 from benchmarks.store import disk_syncs
 from benchmarks.tasks import delivery, disk_folder, idle_connection_bytes, now_to_started, submits
 from rich.console import Console
@@ -90,6 +93,7 @@ def run(scale: float, connections: int, say: Callable[[str], None]) -> dict[str,
         "figures": [{**asdict(row), "ratio": row.p50_us / floor} for row in rows],
         "idle_connection_bytes": idle,
         "step_costs": [asdict(cost) for cost in step_costs(scale, say)],
+        "recoveries": [asdict(row) for row in recoveries([max(int(size * scale), 100) for size in RECOVERED])],
     }
 
 
@@ -128,6 +132,7 @@ def main() -> None:
     console = Console()
     console.print(table(document))
     console.print(step_table(msgspec.convert(document["step_costs"], list[StepCost])))
+    console.print(recovery_table(msgspec.convert(document["recoveries"], list[Recovery])))
     console.print(f"measured in {time.monotonic() - began:.0f} s")
     if arguments.json:
         arguments.json.write_text(json.dumps(document, indent=2) + "\n")

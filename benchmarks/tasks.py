@@ -52,7 +52,7 @@ def serving(level: str = "memory") -> Iterator[ServerProcess]:
     """A server of its own on free ports, gone at the end of the block. At any level but "memory" it has a disk."""
     with (
         tempfile.TemporaryDirectory(prefix="zaptasks-bench-", dir=disk_folder()) as folder,
-        _serving(":memory:" if level == "memory" else folder) as server,
+        serving_data(":memory:" if level == "memory" else folder) as server,
     ):
         yield server
 
@@ -63,7 +63,8 @@ def disk_folder() -> Path:
 
 
 @contextlib.contextmanager
-def _serving(data: str) -> Iterator[ServerProcess]:
+def serving_data(data: str) -> Iterator[ServerProcess]:
+    """The same on a data directory that is there already."""
     command = [sys.executable, "-m", "zapserver.cli", "serve", "--zap-port", "0", "--http", "127.0.0.1:0"]
     with subprocess.Popen(
         [*command, "--data", data, "--log-level", "error"], cwd=_ROOT, stdout=subprocess.PIPE, text=True

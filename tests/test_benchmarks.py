@@ -31,6 +31,8 @@ def test_every_measurement_runs_and_is_written_down(tmp_path: Path, monkeypatch:
         assert row["rate"] > 0
         assert row["ratio"] == pytest.approx(row["p50_us"] / document["floor_p50_us"])
     assert document["idle_connection_bytes"] > 0
+    for row in document["recoveries"]:
+        assert 0 < row["ready_s"] <= row["first_answer_s"] <= max(row["first_delivery_s"], row["first_answer_s"]) < 10
     assert [cost["step"]["p50_us"] > 0 for cost in document["step_costs"]] == [True] * 4
 
 

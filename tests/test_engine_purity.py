@@ -16,6 +16,7 @@ ENGINE = Path(zapserver.engine.__file__).parent
 MODULES = sorted(ENGINE.glob("*.py"))
 
 STANDARD = {
+    "contextlib",
     "itertools",
     "operator",
     "re",
@@ -30,7 +31,13 @@ STANDARD = {
     "typing",
 }
 THIRD_PARTY = {"msgspec"}
-FIRST_PARTY = {"zapwire.failure", "zaptasks.spec", "zapserver.store.interface", "zapserver.store.errors"}
+FIRST_PARTY = {
+    "zapwire.failure",
+    "zaptasks.spec",
+    "zapserver.store.interface",
+    "zapserver.store.errors",
+    "zapserver.store.keys",
+}
 """Pure modules: the failure JSON, when a spec is due, and what a batch and a reader are."""
 
 IMPURE = {"trio", "socket", "time", "random", "os", "uuid", "logging", "threading", "asyncio", "secrets", "pathlib"}

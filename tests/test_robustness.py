@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.robustness.recovery import fill, measure
 from tests.robustness.run import Plan, Progress, Report, perform
 
 SEED = 20_260
@@ -40,15 +39,3 @@ async def test_answers_that_leave_before_the_commit_are_found_out(tmp_path: Path
     broken = {claim.text for claim in report.findings.claims if claim.broken}
     assert "every acknowledged start exists" in broken
     assert not report.is_good
-
-
-@pytest.mark.slow
-async def test_open_tasks_are_served_again_soon_and_in_little_memory(tmp_path: Path) -> None:
-    """In small what `python -m tests.robustness.recovery` measures with 100,000."""
-    executions = 5_000
-    (tmp_path / "empty").mkdir()
-    empty = await measure(tmp_path / "empty", 0, timers=False)
-    fill(tmp_path, executions, timers=True)
-    full = await measure(tmp_path, executions, timers=True)
-    assert full.first_delivery_s - empty.first_answer_s < 5, "it takes 0.03 ms a task, and the machine may be busy"
-    assert full.resident_bytes - empty.resident_bytes < executions * 6_000

@@ -141,9 +141,7 @@ class Dispatcher:
         """The caller forgot its call: forget who waits for it, and take it off the list of unanswered calls."""
         now_ms = self.clock()
         for namespace in peer.namespaces:
-            if namespace.journal.failure is None:
-                namespace.step(AbandonWait(waiter=(peer.key, request_id), peer=peer.key), now_ms)
-                self._perform(namespace)
+            self._step_unasked(namespace, AbandonWait(waiter=(peer.key, request_id), peer=peer.key), now_ms)
         if peer.link.owes(request_id):
             peer.link.reply(request_id, CLIENT_CLOSED_REQUEST, error="abandoned by its caller")
 
@@ -159,9 +157,8 @@ class Dispatcher:
         for namespace in peer.namespaces:
             # A namespace whose store fails is built again from its records, without this peer. A server that
             # ends leaves everything as it is kept: what was held is free again when the next one starts.
-            if namespace.journal.failure is None and not self.is_ending:
-                namespace.step(PeerLost(peer=peer.key, reason=str(error)), now_ms)
-                self._perform(namespace)
+            if not self.is_ending:
+                self._step_unasked(namespace, PeerLost(peer=peer.key, reason=str(error)), now_ms)
         self._after_steps()
 
     # --- what the server's shell asks ----------------------------------------------------------------
@@ -178,12 +175,21 @@ class Dispatcher:
         now_ms = self.clock()
         for namespace in list(self.namespaces):
             deadline_ms = namespace.engine.next_deadline_ms()
-            if namespace.journal.failure is None and deadline_ms is not None and deadline_ms <= now_ms:
-                namespace.step(Tick(), now_ms)
-                self._perform(namespace)
+            if deadline_ms is not None and deadline_ms <= now_ms:
+                self._step_unasked(namespace, Tick(), now_ms)
         self._after_steps()
         self._announced_deadline_ms = self.next_deadline_ms()
         self._deadline_moved = False
+
+    def _step_unasked(self, namespace: Namespace, command: Command[None], now_ms: int) -> None:
+        """A step that nobody waits for. A namespace whose store fails is built again, and misses nothing by it."""
+        if namespace.journal.failure is not None:
+            return
+        try:
+            namespace.step(command, now_ms)
+        except Exception:
+            log.exception("a step failed", command=type(command).__name__, namespace=namespace.name)
+        self._perform(namespace)
 
     def submit(self, command: Command[R], namespace: Namespace, durability: Durability = Durability.SYNCED) -> R:
         """One step for a caller without a connection, such as the HTTP routes.
@@ -275,6 +281,9 @@ class Dispatcher:
     def _perform(self, namespace: Namespace | None) -> None:
         if namespace is None:
             return
+        if namespace.journal.failure is not None:
+            self._answer_void(namespace, namespace.journal.failure)
+            return
         self._note_deadline(namespace)
         self._unflushed.add(namespace)
         for effect in namespace.engine.take_effects():
@@ -298,6 +307,12 @@ class Dispatcher:
                     namespace.journal.send(partial(self._full.append, (effect.peer, namespace)))
                 case _:
                     namespace.journal.send(partial(self._push, effect, namespace))
+
+    def _answer_void(self, namespace: Namespace, failure: StoreError) -> None:
+        """A step went wrong: nothing of it leaves but that those who waited for it are told."""
+        for effect in namespace.engine.take_effects():
+            if isinstance(effect, Closed | Answered | UpdateAnswered | UpdateRejected):
+                self._answer_waiter(effect.waiter, encode_response(failure.status, _NULL, str(failure)))
 
     def _push(self, effect: Delivery, namespace: Namespace) -> None:
         peer = self._links.get(effect.peer)
@@ -354,9 +369,7 @@ class Dispatcher:
         self._after_steps()
 
     def _resume(self, peer: _Peer, namespace: Namespace) -> None:
-        if namespace.journal.failure is None:  # else it is built again, and with it what the peer has got
-            namespace.step(ResumePeer(peer=peer.key), self.clock())
-            self._perform(namespace)
+        self._step_unasked(namespace, ResumePeer(peer=peer.key), self.clock())
 
 
 class _Peer:

@@ -129,9 +129,14 @@ class Journal:
         except StoreError as error:
             self._fail(error)
 
+    def void(self, failure: StoreError) -> None:
+        """What was decided since the last `add` is not to be kept: take nothing until the engine is built again."""
+        self.flush()
+        self.failure = failure
+        self.on_failure()
+
     def recover(self, on_done: Callable[[StoreError | None], None]) -> None:
         """Ask the store whether it commits again; if so, `failure` is None when `on_done` gets None."""
-        assert self._writer is not None
 
         def settled(error: StoreError | None) -> None:
             if error is None:
@@ -139,7 +144,11 @@ class Journal:
                 self._level_given = Durability.SYNCED
             on_done(error)
 
-        self._writer.recover(settled)
+        if self._writer is not None:
+            self._writer.recover(settled)
+        else:
+            self._store.recover()
+            settled(None)
 
     def _done(self, group: _Group, error: StoreError | None) -> None:
         if not self._in_flight or self._in_flight[0] is not group:

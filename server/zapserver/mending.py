@@ -28,14 +28,17 @@ class Mender:
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self._failed: list[Namespace] = []
+        self._mending: set[Namespace] = set()
         self._mended: dict[str, tuple[float, float]] = {}
         """By namespace: when its store was last found well, and the pause before that."""
         self._noticed = trio.Event()
         dispatcher.on_store_failure = self._notice
 
     def _notice(self, namespace: Namespace) -> None:
-        self._failed.append(namespace)
-        self._noticed.set()
+        if namespace not in self._mending:
+            self._mending.add(namespace)
+            self._failed.append(namespace)
+            self._noticed.set()
 
     async def run(self) -> None:
         """For ever."""
@@ -62,6 +65,7 @@ class Mender:
                 log.error("the store still takes nothing", namespace=namespace.name, reason=str(error))
             pause = _longer(pause)
             await trio.sleep(pause)
+        self._mending.discard(namespace)
         self._mended[namespace.name] = (trio.current_time(), pause)
         self._dispatcher.rebuild(namespace)
         log.info("the store is well again, and its namespace is served", namespace=namespace.name)

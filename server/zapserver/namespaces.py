@@ -16,11 +16,11 @@ import msgspec
 
 from zapserver.engine import Engine, Limits
 from zapserver.engine.commands import Command, PeerKey
-from zapserver.engine.errors import Invalid, LimitReached, NotFound
+from zapserver.engine.errors import EngineError, Invalid, LimitReached, NotFound
 from zapserver.engine.tables import Table
 from zapserver.journal import Journal, Writer
 from zapserver.limits import NAMESPACES_MAX
-from zapserver.store import Batch, Durability, MemoryStore, QueueFull, Store
+from zapserver.store import Batch, Damaged, Durability, MemoryStore, QueueFull, Store, StoreError
 
 R = TypeVar("R")
 
@@ -92,13 +92,21 @@ class Namespace:
     def step(self, command: Command[R], now_ms: int, durability: Durability = SYNCED) -> R:
         """One step of the engine; what it changes is on its way to the store when this returns.
 
-        Raises `EngineError`, and `StoreError` when the store takes nothing at present: then nothing happened.
+        Raises `EngineError`, and `StoreError` when the store takes nothing at present: then nothing happened. Anything
+        else is a mistake in the engine: what it left is void, and it is built again from what was kept before.
         """
-        self.journal.check_ready()
+        if self.journal.failure is not None:
+            raise self.journal.failure.with_traceback(None)
         try:
-            return self.engine.step(command, now_ms)
-        finally:
+            answer = self.engine.step(command, now_ms)
+        except (EngineError, Damaged):  # of the command nothing happened; but time has passed
             self._keep(durability)
+            raise
+        except Exception as error:
+            self._void(error)
+            raise
+        self._keep(durability)
+        return answer
 
     def describe(self, *, description: str = "", owner_email: str = "", retention_ms: int = 0) -> None:
         """Change what is given and keep the rest."""
@@ -124,11 +132,20 @@ class Namespace:
         return Engine(new_id=self._new_id, random=self._random, limits=self._limits, reader=self.journal.reader)
 
     def _keep(self, durability: Durability) -> None:
-        changes = self.engine.take_changes()
+        try:
+            changes = self.engine.take_changes()
+        except Exception as error:
+            self._void(error)
+            raise
         if changes is None and durability > self.journal.level:
             # A repeat that asks for more than the first call: nothing is new, and yet it has to reach the disk.
             changes = self._about_record()
         self.journal.add(changes, durability)
+
+    def _void(self, error: Exception) -> None:
+        if not isinstance(error, StoreError):
+            error = StoreError(f"a step of the engine failed: {error!r}: this is a mistake in the server, report it")
+        self.journal.void(error)
 
     def _about_record(self) -> Batch:
         batch = Batch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import trio
@@ -34,7 +35,9 @@ class Stores:
         if self._folder is None:
             return MemoryStore(Table), None
         store = SqliteStore(store_path(self._folder, ROOT_ORG, namespace), Table)
-        writer = GroupCommit(store, call_soon=trio.lowlevel.current_trio_token().run_sync_soon)
+        # What may wait is bounded by the journal, before a step; what was decided has to be taken.
+        call_soon = trio.lowlevel.current_trio_token().run_sync_soon
+        writer = GroupCommit(store, call_soon=call_soon, queue_bytes_max=sys.maxsize)
         self._open.append((store, writer))
         return store, writer
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
+
 from zapserver.engine.errors import Lost
 from zapserver.engine.records import Event, Execution
 from zapserver.engine.saved import decode_events, decode_execution, decode_ids, decode_place
@@ -87,7 +89,10 @@ def _closed_at(reader: Reader, place: Place) -> Execution | None:
 
 
 def _complete(reader: Reader, data: bytes) -> Execution:
-    execution, record = decode_execution(data)
+    try:
+        execution, record = decode_execution(data)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Lost(f"a closed execution cannot be read: {error}: restore it from a backup") from error
     load_long_payloads(reader, execution, record.long_payloads)
     return execution
 
@@ -120,7 +125,11 @@ def events(reader: Reader, number: int, after: int = 0) -> Iterator[Event]:
             start = _first_id(key)
     for key, data in reader.scan(Table.HISTORY, prefix=(number,), start=(number, start)):
         first = _first_id(key)
-        for found in decode_events(first, data):
+        try:
+            decoded = decode_events(first, data)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise Lost(f"the events from {first} of execution number {number} cannot be read: {error}") from error
+        for found in decoded:
             if found.event_id > after:
                 yield found
 

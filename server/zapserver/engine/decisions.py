@@ -154,6 +154,9 @@ def check(s: State, execution: Execution, commands: tuple[c.TaskCommand, ...], n
                 if command.timeouts is not None:
                     check_timeouts(command.timeouts)
                 check_search_attributes(command.search_attributes)
+                if execution.task is not None:
+                    # What has to go along can be read: half an answer must not be applied when it cannot.
+                    s.events(execution, execution.task.last_event_id)
             case c.UpsertCommand():
                 _check_id(s, command.id)
                 merged = merged | (command.search_attributes or {})

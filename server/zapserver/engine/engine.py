@@ -13,6 +13,7 @@ is held at the latest time seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any, TypeVar, cast
 
 from zapserver.engine import (
@@ -55,6 +56,10 @@ from zapserver.store.errors import Damaged
 from zapserver.store.interface import Batch, Reader
 
 R = TypeVar("R")
+
+DUE_PER_STEP_MAX = 1_000
+"""What becomes due at once, after a restart or when the clock jumps, is done in as many steps as it takes: some 50 ms
+each, and others are served in between."""
 
 
 class Engine:
@@ -140,7 +145,7 @@ class Engine:
 
     def _pass_time(self, now_ms: int) -> None:
         s = self._state
-        for target in s.timers.due(now_ms):
+        for target in islice(s.timers.due(now_ms), DUE_PER_STEP_MAX):
             match target:
                 case Activity():
                     executions.apply(s, activities.fire(s, target, now_ms), now_ms)

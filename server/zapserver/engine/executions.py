@@ -417,7 +417,7 @@ def apply(s: State, outcome: Outcome | None, now_ms: int) -> None:
         close(s, execution, Status.CANCELED, now_ms, reason=execution.cancel_reason, identity=execution.cancel_identity)
     else:
         assert outcome.failure is not None
-        execution.is_dead_letter = True
+        execution.is_dead_letter = execution.status is not Status.CANCELING  # nobody is to run it again then
         close(s, execution, outcome.status, now_ms, failure=outcome.failure)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from zapserver.engine.errors import Lost
 from zapserver.engine.records import Event, Execution
 from zapserver.engine.state import State
+from zapserver.store.errors import Damaged
 
 CHUNK_BYTES_MAX = 1024 * 1024
 """A delivery has no more events than fit in this, but always one: the worker reads what is missing page by page."""
@@ -24,7 +26,12 @@ def chunk(s: State, execution: Execution, after: int) -> tuple[list[Event], int]
     taken: list[Event] = []
     size = 0
     while True:
-        events = s.events(execution, after + len(taken), _READ_MAX)
+        try:
+            events = s.events(execution, after + len(taken), _READ_MAX)
+        except (Damaged, Lost):
+            # Not here, where a delivery is half made: the worker reads on from here by itself, is told what is
+            # damaged, and fails its task.
+            return taken, size
         for event in events:
             bytes_more = EVENT_BYTES + len(_encode(event.attributes))
             if taken and size + bytes_more > CHUNK_BYTES_MAX:

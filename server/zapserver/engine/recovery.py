@@ -8,11 +8,14 @@ still stand, `adopt` gives them back what they held, and whom they wait for.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import msgspec
 
 from zapserver.engine import activities, archive, executions, matching, registry, workflow_tasks
 from zapserver.engine.commands import PeerKey, Status
 from zapserver.engine.effects import Answered
-from zapserver.engine.errors import Conflict, NotFound, NoWorker
+from zapserver.engine.errors import Conflict, Lost, NotFound, NoWorker
 from zapserver.engine.records import (
     Activity,
     ActivityCall,
@@ -40,6 +43,7 @@ from zapserver.engine.state import State
 from zapserver.engine.tables import NEXT_NUMBER, Table
 from zapserver.engine.workflow_tasks import RECORDED_RESULT_DELAY_MS
 from zapserver.store.errors import Damaged
+from zapserver.store.keys import Key, decode_key, encode_key
 
 RESTARTED = "the server was restarted"
 
@@ -52,67 +56,106 @@ _CLOSING = {
 
 
 def load(s: State) -> list[Damaged]:
-    """Fill a fresh state from its reader; what is damaged is left out and returned.
+    """Fill a fresh state from its reader; what is damaged is left out, with the execution that needs it, and returned.
 
-    Tasks that somebody holds, as far as the records know, stay held: `put_back_lost` or `adopt` comes next.
+    Tasks that somebody holds, as far as the records know, stay held: `adopt` or `put_in_line` comes next.
     """
     damaged: list[Damaged] = []
     next_number = s.reader.get(Table.META, (NEXT_NUMBER,))
     s.next_number = s.numbers_reserved = 1 if next_number is None else decode_number(next_number)
-    for _, data in s.reader.scan(Table.SCHEDULES, damaged=damaged):
-        schedule = decode_schedule(data)
-        s.schedules[schedule.schedule_id] = schedule
-        s.timers.update(schedule)
+    for key, data in s.reader.scan(Table.SCHEDULES, damaged=damaged):
+        with _noting(damaged, Table.SCHEDULES, key):
+            schedule = decode_schedule(data)
+            s.schedules[schedule.schedule_id] = schedule
+            s.timers.update(schedule)
     by_number: dict[int, Execution] = {}
-    for _, data in s.reader.scan(Table.OPEN, damaged=damaged):
-        try:
+    for key, data in s.reader.scan(Table.OPEN, damaged=damaged):
+        with _noting(damaged, Table.OPEN, key):
             execution = _restore_execution(s, data)
-        except Damaged as damage:
-            damaged.append(damage)
-            continue
-        by_number[execution.number] = execution
-    for (number, _), data in s.reader.scan(Table.ACTIVITIES, damaged=damaged):
-        assert isinstance(number, int)
-        of = by_number.get(number)
+            by_number[execution.number] = execution
+    broken: list[Damaged] = []
+    for key, data in s.reader.scan(Table.ACTIVITIES, damaged=broken):
+        of = by_number.get(_number(key))
         if of is not None:  # else it is damaged, and named already
-            _restore_activity(s, of, decode_activity(data))
+            with _noting(broken, Table.ACTIVITIES, key):
+                _restore_activity(s, of, decode_activity(data))
+    for damage in broken:
+        execution_lost = by_number.pop(_number(decode_key(damage.key)), None)
+        if execution_lost is not None:
+            _leave_out(s, execution_lost)
     for execution in by_number.values():
         s.timers.update(execution)
     if s.limits.closed_executions_max:
         s.closed_count = s.reader.count(Table.CLOSED)
     s.dead_count = s.reader.count(Table.DEAD)
-    return damaged
+    return damaged + broken
+
+
+@contextmanager
+def _noting(damaged: list[Damaged], table: Table, key: Key) -> Iterator[None]:
+    """Take note of a record that cannot be read, or whose history cannot be, and go on with the next."""
+    try:
+        yield
+    except (Damaged, Lost, msgspec.MsgspecError, LookupError, ValueError) as error:
+        text = f"the record {key} in {table.value!r} cannot be used, and is left out: {error}"
+        damaged.append(Damaged(text, table=table.value, key=encode_key(key)))
+
+
+def _number(key: Key) -> int:
+    number = key[0]
+    assert isinstance(number, int)
+    return number
+
+
+def _leave_out(s: State, execution: Execution) -> None:
+    """An open execution of which a part is damaged is not served: without that part it would never end."""
+    for activity in execution.open_activities.values():
+        s.timers.remove(activity)
+        del s.activities[activity.activity_id]
+    for timer in execution.timers.values():
+        s.timers.remove(timer)
+    for request in execution.request_keys:
+        del s.request_ids[request]
+    if (schedule := s.schedules.get(execution.schedule_id)) is not None:
+        schedule.open_runs.pop(execution.run_id, None)
+    del s.executions[execution.run_id]
+    del s.open_ids[execution.workflow_id]
 
 
 def _restore_execution(s: State, data: bytes) -> Execution:
+    """All that can fail comes first, and leaves nothing behind."""
     execution, record = decode_execution(data)
     archive.load_long_payloads(s.reader, execution, record.long_payloads)
-    registry.enter(s, execution)
-    for request in execution.request_keys:
-        s.request_ids[request] = execution.run_id
     if record.has_calls:
         execution.calls = calls_of(archive.events(s.reader, execution.number))
     if record.task is not None:
         execution.task = restored_task(execution, record.task)
+    activity = None if record.activity is None else restored_activity(execution, record.activity)
+    registry.enter(s, execution)
+    for request in execution.request_keys:
+        s.request_ids[request] = execution.run_id
     execution.timers = restored_timers(execution, record.timers)
     for timer in execution.timers.values():
         s.timers.update(timer)
-    if record.activity is not None:
-        _restore_activity(s, execution, record.activity)
+    if activity is not None:
+        _enter_activity(s, activity)
     return execution
 
 
-def _restore_activity(s: State, execution: Execution, record: ActivityRecord) -> Activity:
+def _restore_activity(s: State, execution: Execution, record: ActivityRecord) -> None:
     activity = restored_activity(execution, record)
     if record.input_is_long:
         activity.input = archive.event(s.reader, execution.number, record.scheduled_event_id).attributes["input"]
     if record.call_position >= 0:
         activity.call = execution.calls[record.call_position]
         activity.call.activity_id = activity.activity_id
+    _enter_activity(s, activity)
+
+
+def _enter_activity(s: State, activity: Activity) -> None:
     s.activities[activity.activity_id] = activity
-    execution.open_activities[activity.activity_id] = activity
+    activity.execution.open_activities[activity.activity_id] = activity
     s.timers.update(activity)
-    return activity
 
 
 def calls_of(events: Iterable[Event]) -> list[ActivityCall]:
