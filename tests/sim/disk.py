@@ -126,6 +126,11 @@ class SimWriter:
         self._failure: StoreError | None = None
         self._is_dead = False
 
+    @property
+    def is_idle(self) -> bool:
+        """Everything that was submitted is done."""
+        return not self._is_busy and not self._jobs
+
     def kill(self) -> None:
         """The process is gone, in the middle of whatever it did."""
         if self._is_busy:

@@ -190,6 +190,8 @@ class Simulation:
         world.count(f"fault {fault}")
         world.note("fault", fault)
         match fault:
+            case "server stop":
+                self.server.stop()
             case "server kill":
                 self.server.crash(is_power=False)
             case "power loss":
