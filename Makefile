@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PEERS := .peers
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers demo test check sim lint types bench conformance clean
+.PHONY: help install peers demo test check sim lint types bench robustness conformance clean
 
 help: ## show these targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,6 +47,10 @@ sim: install ## SEEDS=1000 simulated runs with faults, from SEED=0 on; prints ho
 
 bench: install ## latency and throughput, with their floors, in one run
 	$(BIN)/python -m benchmarks
+
+KILLS ?= 200
+robustness: install ## real processes under load, killed KILLS times (200): nothing acknowledged may be lost
+	$(BIN)/python -m tests.robustness --kills $(KILLS)
 
 clean: ## remove the environments and caches
 	rm -rf $(VENV) $(PEERS) .mypy_cache .pytest_cache .ruff_cache

@@ -12,18 +12,25 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
+from benchmarks.engine import OPEN, StepCost
+from benchmarks.engine import table as step_table
 from benchmarks.floors import Figures, blocking_echo, trio_echo
 from benchmarks.link import link_calls
-from benchmarks.tasks import delivery, idle_connection_bytes, now_to_started, submits
+from benchmarks.store import disk_syncs
+from benchmarks.tasks import delivery, disk_folder, idle_connection_bytes, now_to_started, submits
 from rich.console import Console
 from rich.table import Table
 
 IN_FLIGHT = (1, 8, 32, 64, 256)
+SUBMITS_IN_FLIGHT = (1, 8, 64, 512)
 WORKERS = (1, 10, 100)
 
 CALLS_MIN = 512
@@ -40,11 +47,31 @@ def plan(scale: float) -> list[Callable[[], Figures]]:
         lambda: blocking_echo(size(10_000)),
         lambda: trio_echo(size(10_000)),
         *(lambda n=n: link_calls(n, size(10_000 if n == 1 else 60_000)) for n in IN_FLIGHT),
-        lambda: now_to_started(size(3_000)),
+        *(lambda level=level: now_to_started(size(3_000), level) for level in ("memory", "synced")),
         *(lambda n=n: submits(n, size(5_000 if n == 1 else 30_000)) for n in (1, 64)),
+        lambda: disk_syncs(disk_folder(), max(scale, 0.1)),
+        *(
+            lambda level=level, n=n: submits(n, size(2_000 if n == 1 else 20_000), level)
+            for level in ("written", "synced")
+            for n in SUBMITS_IN_FLIGHT
+        ),
+        lambda: disk_syncs(disk_folder(), max(scale, 0.1)),
         *(lambda n=n: delivery(n, size(6_000)) for n in WORKERS),
         lambda: trio_echo(size(10_000)),
     ]
+
+
+def step_costs(scale: float, say: Callable[[str], None]) -> list[StepCost]:
+    """Up to a million open executions in a full run, each number in a process of its own."""
+    costs: list[StepCost] = []
+    for full in OPEN:
+        executions = max(int(full * scale), OPEN[0] // 10)
+        command = [sys.executable, "-m", "benchmarks.engine", "--open", str(executions), "--json"]
+        ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        shown = json.loads(ended.stdout)
+        costs.append(msgspec.convert(shown[0], StepCost))
+        say(f"a task through the engine beside {executions:,} open ones: p50 {costs[-1].step.p50_us:.0f} us")
+    return costs
 
 
 def run(scale: float, connections: int, say: Callable[[str], None]) -> dict[str, object]:
@@ -62,6 +89,7 @@ def run(scale: float, connections: int, say: Callable[[str], None]) -> dict[str,
         "floor_p50_us": floor,
         "figures": [{**asdict(row), "ratio": row.p50_us / floor} for row in rows],
         "idle_connection_bytes": idle,
+        "step_costs": [asdict(cost) for cost in step_costs(scale, say)],
     }
 
 
@@ -95,8 +123,12 @@ def main() -> None:
         scale, connections = (0.1, 100)
     elif arguments.smallest:
         scale, connections = (0.0, 20)
+    began = time.monotonic()
     document = run(scale, connections, lambda line: print(line, file=sys.stderr, flush=True))
-    Console().print(table(document))
+    console = Console()
+    console.print(table(document))
+    console.print(step_table(msgspec.convert(document["step_costs"], list[StepCost])))
+    console.print(f"measured in {time.monotonic() - began:.0f} s")
     if arguments.json:
         arguments.json.write_text(json.dumps(document, indent=2) + "\n")
 

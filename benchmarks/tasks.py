@@ -1,6 +1,6 @@
 """What tasks cost against a real server process: submits, deliveries, idle connections.
 
-The server is `zaptasks serve` with the in-memory engine, the workers are processes of their own, and
+The server is `zaptasks serve`, in memory or on a disk, the workers are processes of their own, and
 everything travels over loopback TCP. Clocks of one machine are compared across processes: on
 Linux `perf_counter` counts from one origin for all of them.
 """
@@ -12,6 +12,7 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,11 +48,25 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[ServerProcess]:
-    """A server of its own on free ports, gone at the end of the block."""
+def serving(level: str = "memory") -> Iterator[ServerProcess]:
+    """A server of its own on free ports, gone at the end of the block. At any level but "memory" it has a disk."""
+    with (
+        tempfile.TemporaryDirectory(prefix="zaptasks-bench-", dir=disk_folder()) as folder,
+        _serving(":memory:" if level == "memory" else folder) as server,
+    ):
+        yield server
+
+
+def disk_folder() -> Path:
+    """Where the benchmarks write: the disk of the working directory, since /tmp may be none."""
+    return Path.cwd()
+
+
+@contextlib.contextmanager
+def _serving(data: str) -> Iterator[ServerProcess]:
     command = [sys.executable, "-m", "zapserver.cli", "serve", "--zap-port", "0", "--http", "127.0.0.1:0"]
     with subprocess.Popen(
-        [*command, "--data", ":memory:", "--log-level", "error"], cwd=_ROOT, stdout=subprocess.PIPE, text=True
+        [*command, "--data", data, "--log-level", "error"], cwd=_ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             assert process.stdout is not None
@@ -64,13 +79,13 @@ def serving() -> Iterator[ServerProcess]:
             process.kill()
 
 
-def now_to_started(samples: int = 2_000) -> Figures:
+def now_to_started(samples: int = 2_000, level: str = "memory") -> Figures:
     """From `client.now` in one process to the first line of the handler in another."""
-    with serving() as server, _worker(server, "started"):
-        return trio.run(_now_to_started, server, samples)
+    with serving(level) as server, _worker(server, "started"):
+        return trio.run(_now_to_started, server, samples, level)
 
 
-async def _now_to_started(server: ServerProcess, samples: int) -> Figures:
+async def _now_to_started(server: ServerProcess, samples: int, level: str) -> Figures:
     durations: list[float] = []
     async with zaptasks.open_client(server.zap) as client:
         for number in range(-WARM_UP_ROUNDS, samples):
@@ -82,18 +97,22 @@ async def _now_to_started(server: ServerProcess, samples: int) -> Figures:
             if number >= 0:
                 assert isinstance(started, float)
                 durations.append(started - submitted)
-        return figures("now to handler started", durations, time.perf_counter() - began)
+        return figures(f"now to handler started, {level}", durations, time.perf_counter() - began)
 
 
-def submits(in_flight: int, calls: int = 20_000) -> Figures:
-    """Tasks submitted to a queue that nobody works on, so many calls at once on one connection."""
-    with serving() as server:
-        return trio.run(_submits, server, in_flight, calls)
+def submits(in_flight: int, calls: int = 20_000, level: str = "memory") -> Figures:
+    """Tasks submitted to a queue that nobody works on, so many calls at once on one connection.
+
+    `level` is the durability that each of them asks for, and its answer waits for.
+    """
+    with serving(level) as server:
+        return trio.run(_submits, server, in_flight, calls, level)
 
 
-async def _submits(server: ServerProcess, in_flight: int, calls: int) -> Figures:
+async def _submits(server: ServerProcess, in_flight: int, calls: int, level: str) -> Figures:
     durations: list[float] = []
-    message = encode_task_submit("benchmark", b'{"to":"ada@example.com"}', b'{"task_queue":"nobody"}')
+    options = json.dumps({"task_queue": "nobody", "durability": level}).encode()
+    message = encode_task_submit("benchmark", b'{"to":"ada@example.com"}', options)
 
     async def one_after_the_other(count: int) -> None:
         for _ in range(count):
@@ -110,7 +129,7 @@ async def _submits(server: ServerProcess, in_flight: int, calls: int) -> Figures
         async with trio.open_nursery() as nursery:
             for _ in range(in_flight):
                 nursery.start_soon(one_after_the_other, math.ceil(calls / in_flight))
-        return figures(f"submit, {in_flight} in flight", durations, time.perf_counter() - began)
+        return figures(f"submit, {in_flight} in flight, {level}", durations, time.perf_counter() - began)
 
 
 def delivery(workers: int, tasks: int = 5_000, in_flight: int = 16) -> Figures:

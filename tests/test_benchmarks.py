@@ -19,13 +19,19 @@ def test_every_measurement_runs_and_is_written_down(tmp_path: Path, monkeypatch:
     document = json.loads(target.read_text())
     rows = {row["name"]: row for row in document["figures"]}
     assert len(document["figures"]) == len(plan(1.0))
-    for name in ("bare blocking echo", "bare trio echo", "now to handler started", "submit, 64 in flight"):
+    for name in (
+        "bare blocking echo",
+        "bare trio echo",
+        "now to handler started, synced",
+        "submit, 64 in flight, synced",
+    ):
         assert rows[name]["calls"] > 0
     for row in document["figures"]:
         assert 0 < row["p50_us"] <= row["p99_us"]
         assert row["rate"] > 0
         assert row["ratio"] == pytest.approx(row["p50_us"] / document["floor_p50_us"])
     assert document["idle_connection_bytes"] > 0
+    assert [cost["step"]["p50_us"] > 0 for cost in document["step_costs"]] == [True] * 4
 
 
 def test_figures_are_the_median_the_99th_percentile_and_the_rate() -> None:

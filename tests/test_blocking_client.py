@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,6 +86,42 @@ def test_without_a_server_everything_runs_here() -> None:
         heard.wait(3)
     assert heard.calls[0] == ("mail", {"to": "ada"})
     assert {type for type, _ in heard.calls[1:]} == {"tick"}
+
+
+def test_what_stays_here_is_in_memory_and_says_so() -> None:
+    heard = Heard()
+    with Client(handler=heard) as client:
+        assert client.now("mail", durability="synced").durability == "memory"
+        assert client.add("tick", "1h", heard.note("tick"), durability="synced") is Placement.LOCAL
+        for call in (
+            lambda: client.now("mail", durability="forever"),  # type: ignore[arg-type]
+            lambda: client.add("tick", "1h", heard.note("tick"), durability=""),  # type: ignore[arg-type]
+        ):
+            with pytest.raises(ValueError, match='must be "memory", "written" or "synced", or None'):
+                call()
+
+
+@pytest.mark.parametrize("asked", ["memory", "written", "synced", None])
+def test_a_submission_says_how_durable_it_is(tmp_path: Path, asked: zaptasks.Durability | None) -> None:
+    with running_server(data=tmp_path) as kept:
+        with Client(zap=kept.zap, fallback="none") as client:
+            submission = client.now("mail", durability=asked)
+            assert (submission.placement, submission.durability) == (Placement.ZAP, asked or "synced")
+        with Client(zap="", url=kept.url, fallback="none") as client:
+            submission = client.now("mail", durability=asked)
+            assert (submission.placement, submission.durability) == (Placement.HTTP, asked or "synced")
+
+
+def test_a_schedule_of_which_less_is_kept_is_named_in_the_log(
+    server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for zap, url in ((server.zap, ""), ("", server.url)):
+        with Client(zap=zap, url=url, fallback="none") as client:
+            client.add("less.audit", "1h", print, durability="memory")
+            assert "is kept with durability" not in caplog.text
+            client.add("less.audit", "1h", print, durability="written")
+            assert "schedule 'less.audit' is kept with durability 'memory', and 'written' was asked for" in caplog.text
+        caplog.clear()
 
 
 def test_the_same_request_id_runs_once_here_too() -> None:

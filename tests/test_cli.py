@@ -267,8 +267,16 @@ class Invoke:
 
 
 def test_health(invoke: Invoke) -> None:
-    assert invoke.json("health") == {"service": "tasks", "status": "ok", "namespace": "default", "refused": {}}
-    assert "status     ok" in invoke.ok("health")
+    assert invoke.json("health") == {
+        "service": "tasks",
+        "status": "ok",
+        "namespace": "default",
+        "durability": "memory",
+        "store": "ok",
+        "queued_bytes": 0,
+        "refused": {},
+    }
+    assert "status        ok" in invoke.ok("health")
 
 
 def test_nobody_there_is_one_clear_line_and_status_1() -> None:
@@ -287,6 +295,48 @@ def test_now_prints_the_id_and_a_request_id_makes_a_repeat_harmless(invoke: Invo
     first = invoke.json("now", "double", "4", "--request-id", "req-1", "--id", "double-4")
     assert first == invoke.json("now", "double", "4", "--request-id", "req-1", "--id", "double-4")
     assert invoke.ok("workflow", "result", "double-4") == "8"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("now", "double", "4"),
+        ("add", "nightly", "0 3 * * *"),
+        ("schedule", "add", "nightly", "0 3 * * *", "double", "4"),
+        ("workflow", "start", "Nobody"),
+    ],
+)
+def test_a_level_that_a_server_in_memory_cannot_reach_is_visible_and_no_error(
+    invoke: Invoke, command: tuple[str, ...]
+) -> None:
+    result = invoke(*command, "--durability", "written", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["durability"] == "memory"
+    assert result.stderr == "the server answered with durability memory, and written was asked for\n"
+    result = invoke(*command, "--durability", "memory", "--json")
+    assert (json.loads(result.stdout)["durability"], result.stderr) == ("memory", "")
+    invoke.ok("schedule", "delete", "nightly")
+
+
+def test_a_server_that_keeps_everything_says_synced(tmp_path: Path) -> None:
+    with serving("--zap-port", "0", "--http", "127.0.0.1:0", "--data", str(tmp_path)) as server:
+        kept = Invoke(server.zap)
+        started = kept.json("workflow", "start", "Order", "--id", "order-1")
+        assert isinstance(started, dict)
+        assert started["durability"] == "synced"
+        assert kept.json("workflow", "signal", "order-1", "paid", "--durability", "written") == {
+            "workflow_id": "order-1",
+            "durability": "written",
+        }
+        assert kept.json("add", "nightly", "0 3 * * *") == {"schedule_id": "nightly", "durability": "synced"}
+        assert kept.ok("now", "mail", "--id", "mail-1", "--durability", "synced") == "mail-1"
+        assert "durability    synced" in kept.ok("health")
+
+
+def test_an_unknown_level_is_refused_before_anybody_is_asked(invoke: Invoke) -> None:
+    result = invoke("now", "double", "4", "--durability", "forever")
+    assert result.exit_code == 2
+    assert "'memory', 'written', 'synced'" in result.output
 
 
 def test_a_payload_that_is_no_json_says_how_to_write_it(invoke: Invoke) -> None:

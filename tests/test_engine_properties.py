@@ -7,15 +7,27 @@ from collections.abc import Callable
 import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
-from tests.helpers.engine_driver import HOUR_MS, Driver, failure
-from tests.helpers.engine_machine import EngineMachine
+from tests.helpers.engine_driver import HOUR_MS, Driver, failure, with_a_replayed_run
+from tests.helpers.engine_machine import EngineMachine, Machine
+from tests.helpers.replay_machine import ReplayMachine
 
-from zapserver.engine import activities, registry, schedule_runs, schedules, workflow_tasks
+from zapserver.engine import (
+    activities,
+    children,
+    decisions,
+    registry,
+    schedule_runs,
+    schedules,
+    updates,
+    wakeups,
+    workflow_tasks,
+    workflow_timers,
+)
 from zapserver.engine import commands as c
 from zapserver.engine.commands import ActivityTimeouts
 from zapserver.engine.errors import EngineError
 from zapserver.engine.queues import TaskQueue
-from zapserver.engine.records import ActivityState, QueuedTask, Schedule, Subscription
+from zapserver.engine.records import ActivityState, Execution, QueuedTask, Schedule, Subscription
 from zapserver.engine.retry import RetryPolicy
 from zapserver.engine.state import State
 from zapserver.engine.timers import Timers
@@ -145,6 +157,11 @@ def test_random_lives_keep_every_invariant() -> None:
     run_state_machine_as_test(EngineMachine, settings=settings(max_examples=40, stateful_step_count=50, deadline=None))
 
 
+@pytest.mark.slow
+def test_random_lives_of_workflows_that_replay_keep_every_invariant() -> None:
+    run_state_machine_as_test(ReplayMachine, settings=settings(max_examples=80, stateful_step_count=50, deadline=None))
+
+
 def _forget_the_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     release = State.release
 
@@ -180,7 +197,41 @@ def _leave_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _forget_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workflow_tasks, "holder_lost", lambda s, task, now_ms: s.release(task))
+    monkeypatch.setattr(workflow_tasks, "worker_lost", lambda s, task, reason, now_ms: s.release(task))
+
+
+def _lose_the_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wakeups, "wake", lambda s, execution, now_ms: None)
+
+
+def _tell_no_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "report", lambda *anything: None)
+
+
+def _forget_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "open_run", lambda *anything: None)
+
+
+def _keep_updates_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(updates, "take_back", lambda execution: None)
+
+
+def _leave_timers_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workflow_timers, "drop_all", lambda s, execution: None)
+
+
+def _apply_before_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hasty(s: State, execution: Execution, commands: tuple[c.TaskCommand, ...], now_ms: int) -> None:
+        wakeups.succeeded(execution)
+        execution.seen_event_id = execution.history_length
+        check(s, execution, commands, now_ms)
+
+    check = decisions.check
+    monkeypatch.setattr(decisions, "check", hasty)
+
+
+GENERAL_FAULTS = [_forget_the_slot, _deliver_beyond_the_slots, _never_wake, _leave_a_trace, _forget_who_waits]
+REPLAY_FAULTS = [_lose_the_news, _forget_children, _apply_before_the_check]
 
 
 def _forget_what_waits_for_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,20 +248,15 @@ def _act_on_a_slot_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "plant",
+    ("machine", "plant"),
     [
-        _forget_the_slot,
-        _deliver_beyond_the_slots,
-        _never_wake,
-        _leave_a_trace,
-        _forget_who_waits,
-        _forget_what_waits_for_a_run,
-        _act_on_a_slot_again,
+        *((EngineMachine, plant) for plant in GENERAL_FAULTS),
+        *((ReplayMachine, plant) for plant in REPLAY_FAULTS),
     ],
-    ids=lambda plant: plant.__name__.strip("_"),
+    ids=lambda thing: thing.__name__.strip("_"),
 )
-def test_the_machine_catches_a_planted_fault(
-    plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+def test_a_machine_catches_a_planted_fault(
+    machine: type[Machine], plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
     hunt = settings(
@@ -222,4 +268,47 @@ def test_the_machine_catches_a_planted_fault(
         phases=[Phase.generate],
     )
     with pytest.raises((AssertionError, LookupError, TypeError)):
-        run_state_machine_as_test(EngineMachine, settings=hunt)
+        run_state_machine_as_test(machine, settings=hunt)
+
+
+TIMER = c.StartTimerCommand(id="t", fire_after_ms=HOUR_MS)
+KID = c.StartChildCommand(id="k", type="Kid", workflow_id="kid")
+
+
+def _an_update_goes_out(d: Driver, started: c.Started) -> None:
+    d.answer(d.run())
+    d.update(started)
+    d.lose(1)
+
+
+def _a_child_ends(d: Driver, started: c.Started) -> None:
+    d.step(c.TerminateExecution(workflow_id="kid"))
+
+
+def _a_run_with_a_timer_ends(d: Driver, started: c.Started) -> None:
+    d.terminate(started)
+    d.advance(HOUR_MS)
+
+
+@pytest.mark.parametrize(
+    ("plant", "happens"),
+    [
+        (_keep_updates_out, _an_update_goes_out),
+        (_tell_no_parent, _a_child_ends),
+        (_leave_timers_behind, _a_run_with_a_timer_ends),
+    ],
+)
+def test_the_invariants_catch_a_planted_fault(
+    plant: Callable[[pytest.MonkeyPatch], None],
+    happens: Callable[[Driver, c.Started], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Faults that the machine takes half a minute to come upon."""
+    for is_planted in (False, True):
+        d, started = with_a_replayed_run(1, TIMER, KID)
+        if is_planted:
+            plant(monkeypatch)
+            with pytest.raises((AssertionError, LookupError)):
+                happens(d, started)
+        else:
+            happens(d, started)

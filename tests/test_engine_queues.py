@@ -387,7 +387,7 @@ def test_tasks_that_come_and_go_for_ever_leave_nothing_behind() -> None:
         queue.put_back(task)
         assert queue.next_for(worker) is task
         worker.held -= 1
-        assert len(queue._everything._orders) < 200
+        assert len(queue._whole[None]._orders) < 200
     for order in (30_000, 20_000):
         queue.put_back(_task(order, "other"))
     assert _drain(queue, _worker("anything")) == [0, 20_000, 30_000]

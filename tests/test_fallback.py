@@ -131,7 +131,7 @@ async def test_the_process_itself_is_last() -> None:
     local = Local()
     async with fallback(NOBODY, f"http://{NOBODY}", local) as client:
         submission = await submit(client, {"n": 1})
-    assert submission == Submission(Placement.LOCAL, "id-1", "id-1", "")
+    assert submission == Submission(Placement.LOCAL, "id-1", "id-1", durability="memory")
     assert local.ran == [("mail", {"n": 1})]
 
 

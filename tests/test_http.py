@@ -84,7 +84,12 @@ async def test_gos_now_starts_a_task_on_the_default_queue(server: Server, http: 
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
     assert answer.text.endswith("}\n")
     [execution] = executions(server)
-    assert answer.json() == {"workflow_id": execution.workflow_id, "run_id": execution.run_id, "is_new": True}
+    assert answer.json() == {
+        "workflow_id": execution.workflow_id,
+        "run_id": execution.run_id,
+        "is_new": True,
+        "durability": "memory",
+    }
     assert (execution.type, execution.task_queue, execution.is_task) == ("email.send", "default", True)
     assert bytes(execution.input or b"") == b'{"to":"ada"}'
 
@@ -102,7 +107,7 @@ async def test_our_options_take_effect(server: Server, http: httpx2.AsyncClient)
     }
     first = (await http.post(WORKFLOWS, json=options)).json()
     again = (await http.post(WORKFLOWS, json=options)).json()
-    assert first == {"workflow_id": "mail-1", "run_id": again["run_id"], "is_new": True}
+    assert first == {"workflow_id": "mail-1", "run_id": again["run_id"], "is_new": True, "durability": "memory"}
     assert again["is_new"] is False
     [execution] = executions(server)
     assert (execution.task_queue, bytes(execution.memo or b"")) == ("mail", b'{"for":"ada"}')
@@ -127,7 +132,8 @@ async def test_gos_add_puts_a_schedule(
     server: Server, http: httpx2.AsyncClient, body: dict[str, Any], spec: ScheduleSpec
 ) -> None:
     answer = await http.post(f"{SCHEDULES}/audit.archive", json=body)
-    assert (answer.status_code, answer.json()) == (200, {"schedule_id": "audit.archive", "status": "scheduled"})
+    assert answer.status_code == 200
+    assert answer.json() == {"schedule_id": "audit.archive", "status": "scheduled", "durability": "memory"}
     put = schedule(server, "audit.archive")
     assert put.spec == spec
     assert (put.action.type, put.action.task_queue, put.action.is_task) == ("audit.archive", "default", True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -14,6 +15,7 @@ from tests.helpers.link_peers import (
     HOLD,
     NOTE,
     RAISE,
+    RawPeer,
     Recorder,
     decode_reply,
     framed_call,
@@ -26,7 +28,13 @@ from tests.helpers.link_peers import (
 from trio.testing import MockClock
 
 from zapwire.client_link import open_link, open_reconnecting_link
-from zapwire.envelope import Envelope, decode_submit_reply, encode_submit_reply, encode_task_submit
+from zapwire.envelope import (
+    Envelope,
+    decode_submit_reply,
+    encode_response,
+    encode_submit_reply,
+    encode_task_submit,
+)
 from zapwire.errors import (
     BadHandshake,
     BadMessage,
@@ -173,6 +181,59 @@ async def test_an_answer_that_cannot_be_read_fails_its_call_only() -> None:
         with pytest.raises(BadMessage, match="magic"):
             await link.call(ECHO)
         assert (await link.call(ECHO)).body == b"fine"
+
+
+class ActingOnPush(RefusingHandler):
+    """Does what the test says when a one-way message comes."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self.act = act
+
+    def on_push(self, link: Link, envelope: Envelope) -> None:
+        self.act()
+
+
+def framed_reply(request_id: int, body: bytes) -> bytes:
+    return call_frame(request_id, KIND_RESPONSE, encode_response(200, body, ""))
+
+
+async def test_a_reply_right_behind_what_cancels_its_call_wakes_nobody() -> None:
+    """One read brings both; the call is over before its reply is looked at. It used to end the whole worker."""
+    scope = trio.CancelScope()
+    async with linked_to_raw(handler=ActingOnPush(scope.cancel)) as (link, peer):
+        async with trio.open_nursery() as nursery:
+
+            async def answer() -> None:
+                await peer.message()
+                await peer.send(framed_push(NOTE) + framed_reply(1, b"too late"))
+
+            nursery.start_soon(answer)
+            with scope:
+                await link.call(ECHO)
+            assert scope.cancelled_caught
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer_echo, peer, 2)
+            assert (await link.call(ECHO)).body == b"fine"
+
+
+async def answer_echo(peer: RawPeer, request_id: int) -> None:
+    await peer.message()
+    await peer.reply(request_id, body=b"fine")
+
+
+async def test_a_reply_right_behind_what_closes_the_link_reaches_its_caller() -> None:
+    """The answer was read, so that the end of the link must neither hide it nor leave the caller waiting."""
+    handler = ActingOnPush(lambda: link.close("enough"))
+    async with linked_to_raw(handler=handler) as (link, peer), trio.open_nursery() as nursery:
+
+        async def answer() -> None:
+            await peer.message()
+            await peer.send(framed_push(NOTE) + framed_reply(1, b"in time"))
+
+        nursery.start_soon(answer)
+        with trio.fail_after(5):
+            assert (await link.call(ECHO)).body == b"in time"
+        assert not link.open
 
 
 class CountingSocket:

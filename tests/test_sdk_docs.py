@@ -30,8 +30,8 @@ def programs() -> list[tuple[str, str, str]]:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with running_server() as running:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    with running_server(data=tmp_path_factory.mktemp("data")) as running:
         yield running
 
 

@@ -15,6 +15,7 @@ from zapconform.cases import (
     messages,
     namespaces,
     push,
+    receipts,
     schedules,
     tasks,
     tasks_extension,
@@ -23,12 +24,14 @@ from zapconform.cases import (
     workflow_activities,
     workflow_cancel,
     workflow_reading,
+    workflow_replay,
 )
 from zapconform.vector_files import built_in_cases
 
 MODULES = (
-    *(frame, messages, handshake, call, namespaces, push, errors, tasks, tasks_timing, tasks_extension),
-    *(schedules, workflow, workflow_activities, workflow_cancel, workflow_reading, http),
+    *(frame, messages, handshake, call, namespaces, push, errors, tasks, tasks_timing, tasks_extension, receipts),
+    *(schedules, workflow, workflow_activities, workflow_cancel, workflow_reading),
+    *(workflow_replay, http),
 )
 """Named so that nobody takes the imports for unused; importing them is what registers the cases."""
 

@@ -29,8 +29,9 @@ from .fallback import Placement, Submission
 from .handlers import activity, sort_handlers, task
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
 from .local import EngineStopped, LocalEngine, NoHandler, QueueFull
-from .options import RetryPolicy, Seconds
+from .options import Durability, RetryPolicy, Seconds
 from .records import (
+    Acknowledged,
     Every,
     ExecutionInfo,
     Health,
@@ -50,6 +51,7 @@ from .workflow_runner import WorkflowContext
 __version__ = VERSION
 
 __all__ = [
+    "Acknowledged",
     "ActivityFailed",
     "AsyncClient",
     "CallFailed",
@@ -58,6 +60,7 @@ __all__ = [
     "ClientClosed",
     "ConnectionLost",
     "Cron",
+    "Durability",
     "EngineStopped",
     "Every",
     "ExecutionError",

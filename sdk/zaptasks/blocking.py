@@ -29,10 +29,10 @@ from zapwire.errors import NotSent
 
 from .connector import default_identity, parse_address, parse_url
 from .errors import ClientClosed
-from .fallback import FallbackClient, Placement, Submission, open_fallback_client
+from .fallback import FallbackClient, Placement, Submission, local_submission, open_fallback_client
 from .handlers import Function, Handler, Kind, check_name
 from .local import DefaultHandler, LocalEngine
-from .options import RetryPolicy, Seconds, to_seconds
+from .options import Durability, RetryPolicy, Seconds, asked, to_seconds
 from .spec import parse_spec
 from .task_request import TaskRequest
 
@@ -126,11 +126,15 @@ class Client:
         start_to_close: Seconds | None = None,
         schedule_to_close: Seconds | None = None,
         heartbeat_timeout: Seconds | None = None,
+        durability: Durability | None = None,
     ) -> Submission:
         """Run a task of this type as soon as a worker is free; returns once it is accepted, and says where.
 
         One request id, yours or a new one, goes along to every place that is asked, so that the same submission never
         starts two tasks on a server. Where the task stays in this process it has one attempt and no timeouts.
+
+        `durability` is what a server's answer waits for: "memory", "written" or "synced"; None is the server's own, the
+        strongest that it has. The submission's `durability` says what was reached; in this process that is "memory".
 
         Raises `OutcomeUnknown` when a server may have accepted it and stays silent for the whole timeout: it may run,
         and asking again with the same request id is harmless. `CallFailed` is a server's no, `PayloadError` a payload
@@ -146,13 +150,14 @@ class Client:
             start_to_close=start_to_close,
             schedule_to_close=schedule_to_close,
             heartbeat_timeout=heartbeat_timeout,
+            durability=durability,
         )
         if self._has_server:
             return self._running().call(FallbackClient.now, request, payload)
         self._local_only().now(type, payload, request_id=request.request_id)
-        return Submission(Placement.LOCAL, request.request_id, request.request_id)
+        return local_submission(request.request_id)
 
-    def add(self, name: str, spec: str, fn: Function) -> Placement:
+    def add(self, name: str, spec: str, fn: Function, *, durability: Durability | None = None) -> Placement:
         """Run `fn()` at every time of `spec`, a Go duration ("90s") or a cron expression ("0 3 * * *").
 
         On a server this is a durable schedule, and this process serves it: each firing runs `fn` in exactly one of the
@@ -162,14 +167,17 @@ class Client:
         With only a URL configured the server keeps the schedule and this process never runs `fn`, because firings are
         delivered over ZAP: a worker has to serve `name`. It is logged once.
 
+        `durability` is as in `now`; a server that reaches less is named in the log.
+
         A plain function runs in a thread, an `async def` one on the client's trio loop; it may take the payload or
         nothing. Raises `ValueError` for a bad spec before anything else, `CallFailed` for a server's no.
         """
         check_name(name, Kind.TASK)
         parse_spec(spec)
         Handler(name, fn)
+        asked(durability)
         if self._has_server:
-            return self._running().call(FallbackClient.add, name, spec, fn)
+            return self._running().call(FallbackClient.add, name, spec, fn, durability)
         local = self._local_only()
         local.register(name, fn)
         local.add(name, spec, fn)

@@ -32,7 +32,7 @@ from .connector import ZAP_PORT, ConnectionCount, Connector, default_identity, p
 from .errors import ClientClosed, ServerBusy, refusal
 from .groups import unwrapped
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
-from .options import RetryPolicy, Seconds, present, to_ms, to_seconds
+from .options import Durability, RetryPolicy, Seconds, asked, present, to_ms, to_seconds
 from .pages import Pages
 from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_arguments, encode_optional
 from .records import (
@@ -53,6 +53,7 @@ from .records import (
     StartWorkflow,
     Triggered,
     moment_ms,
+    with_receipt,
 )
 from .spec import Interval, parse_spec
 from .submit_reply import read_submit_reply
@@ -142,6 +143,7 @@ class AsyncClient:
         schedule_to_close: Seconds | None = None,
         heartbeat_timeout: Seconds | None = None,
         memo: Mapping[str, object] | None = None,
+        durability: Durability | None = None,
     ) -> TaskHandle:
         """Start a one-shot task: stored, run by a worker that serves `type`, retried, and its result kept.
 
@@ -151,6 +153,9 @@ class AsyncClient:
         `start_to_close` bounds one attempt, `schedule_to_start` the wait for a worker, `schedule_to_close` all of it,
         and `heartbeat_timeout` the silence of a handler. Without any of them the server's defaults hold: ten minutes
         an attempt, ten attempts. Raises `PayloadError` for a payload that JSON cannot carry.
+
+        `durability` is what the answer waits for; None is the server's own level, the strongest that it has. The
+        handle's `durability` says what was reached, which is less on a server that keeps less. So in every call here.
         """
         request = TaskRequest.make(
             type,
@@ -165,9 +170,10 @@ class AsyncClient:
             schedule_to_close=schedule_to_close,
             heartbeat_timeout=heartbeat_timeout,
             memo=memo,
+            durability=durability,
         )
         started = await self.submit(request)
-        return TaskHandle(self, started.workflow_id, started.run_id)
+        return TaskHandle(self, started.workflow_id, started.run_id, started.durability)
 
     now = start_task
     """The short name, as the blocking client has it."""
@@ -177,8 +183,14 @@ class AsyncClient:
         return await self._call_raw(request.to_zap(self.namespace), Op.TASK_SUBMIT, Started, repeat=repeat)
 
     async def put_task_schedule(
-        self, name: str, spec: str, *, task_queue: str = "default", retry_policy: RetryPolicy | None = None
-    ) -> None:
+        self,
+        name: str,
+        spec: str,
+        *,
+        task_queue: str = "default",
+        retry_policy: RetryPolicy | None = None,
+        durability: Durability | None = None,
+    ) -> Acknowledged:
         """Create or replace the durable schedule `name`, which starts the task `name` at every time of `spec`.
 
         `spec` is a Go duration or a cron expression; anything else is a `ValueError` before any call. The same
@@ -189,12 +201,13 @@ class AsyncClient:
         policy = None if retry_policy is None else retry_policy.to_wire()
         options = encode_json(
             present(namespace=self.namespace, identity=self.identity, task_queue=task_queue, retry_policy=policy)
+            | asked(durability)
         )
         text = spec.strip()
         message = encode_task_schedule(
             name, interval=text if is_interval else "", cron="" if is_interval else text, options=options
         )
-        await self._call_raw(message, Op.TASK_SCHEDULE, Acknowledged)
+        return await self._call_raw(message, Op.TASK_SCHEDULE, Acknowledged)
 
     async def dead_letters(self, limit: int = PAGE_SIZE) -> Executions:
         """The tasks that failed for good, oldest first; at most `limit`, up to 1,000.
@@ -204,11 +217,13 @@ class AsyncClient:
         request = {"page_size": limit}
         return (await self.call(Op.LIST_DEAD_LETTERS, request, ExecutionPage)).dead_letters
 
-    async def requeue_dead_letter(self, id: str, run_id: str = "") -> TaskHandle:
+    async def requeue_dead_letter(
+        self, id: str, run_id: str = "", *, durability: Durability | None = None
+    ) -> TaskHandle:
         """Run a dead letter again: a new run of the same id and input. Not repeated by itself."""
-        request = {"workflow_id": id, "run_id": run_id, "identity": self.identity}
+        request = {"workflow_id": id, "run_id": run_id, "identity": self.identity} | asked(durability)
         started = await self.call(Op.REQUEUE_DEAD_LETTER, request, Started, repeat=False)
-        return TaskHandle(self, started.workflow_id, started.run_id)
+        return TaskHandle(self, started.workflow_id, started.run_id, started.durability)
 
     # --- workflows -----------------------------------------------------------------------------------
 
@@ -225,6 +240,7 @@ class AsyncClient:
         cron: str = "",
         memo: Mapping[str, object] | None = None,
         search_attributes: Mapping[str, object] | None = None,
+        durability: Durability | None = None,
     ) -> WorkflowHandle:
         """Start a workflow. An id that is open already is a `CallFailed` with status 409.
 
@@ -243,9 +259,10 @@ class AsyncClient:
             cron=cron,
             memo=memo,
             search_attributes=search_attributes,
+            durability=durability,
         )
         started = await self.call(Op.START_WORKFLOW, request, Started)
-        return WorkflowHandle(self, started.workflow_id, started.run_id)
+        return WorkflowHandle(self, started.workflow_id, started.run_id, started.durability)
 
     async def signal_with_start(
         self,
@@ -261,6 +278,7 @@ class AsyncClient:
         run_timeout: Seconds | None = None,
         memo: Mapping[str, object] | None = None,
         search_attributes: Mapping[str, object] | None = None,
+        durability: Durability | None = None,
     ) -> WorkflowHandle:
         """Signal the workflow `id`, and start it first if it is not open. One step on the server."""
         request = self._start_request(
@@ -274,13 +292,14 @@ class AsyncClient:
             run_timeout=run_timeout,
             memo=memo,
             search_attributes=search_attributes,
+            durability=durability,
         )
         request["signal_name"] = signal
         encoded = encode_optional(signal_value, f"the value of signal {signal!r}")
         if encoded is not None:
             request["signal_input"] = encoded
         started = await self.call(Op.SIGNAL_WITH_START, request, Started)
-        return WorkflowHandle(self, started.workflow_id, started.run_id)
+        return WorkflowHandle(self, started.workflow_id, started.run_id, started.durability)
 
     def _start_request(
         self,
@@ -295,6 +314,7 @@ class AsyncClient:
         run_timeout: Seconds | None,
         memo: Mapping[str, object] | None,
         search_attributes: Mapping[str, object] | None,
+        durability: Durability | None,
         cron: str = "",
     ) -> dict[str, object]:
         return present(
@@ -312,6 +332,7 @@ class AsyncClient:
             memo=encode_optional(memo, f"the memo of {type!r}", SMALL_PAYLOAD_BYTES_MAX),
             search_attributes=encode_optional(search_attributes, f"the search attributes of {type!r}"),
             identity=self.identity,
+            **asked(durability),
         )
 
     def get_handle(self, id: str, run_id: str = "") -> WorkflowHandle:
@@ -345,6 +366,7 @@ class AsyncClient:
         catchup_window: Seconds | None = None,
         pause_on_failure: bool = False,
         remaining_actions: int | None = None,
+        durability: Durability | None = None,
     ) -> ScheduleInfo:
         """Create the schedule `id`, or replace it. `spec` may be a Go duration or a cron expression.
 
@@ -363,7 +385,7 @@ class AsyncClient:
         )
         if remaining_actions is not None:
             schedule["remaining_actions"] = _actions(remaining_actions)
-        request = {"schedule_id": id, "schedule": schedule | {"paused": paused}}
+        request = {"schedule_id": id, "schedule": schedule | {"paused": paused}} | asked(durability)
         return await self.call(Op.CREATE_SCHEDULE, request, ScheduleInfo)
 
     async def list_schedules(self) -> Schedules:
@@ -385,6 +407,7 @@ class AsyncClient:
         catchup_window: Seconds | None = None,
         pause_on_failure: bool | None = None,
         remaining_actions: int | None = None,
+        durability: Durability | None = None,
     ) -> ScheduleInfo:
         """Replace what is given, and keep the rest. To take a limit of actions away, create it again."""
         schedule: dict[str, object] = {"id": id}
@@ -399,21 +422,28 @@ class AsyncClient:
         if remaining_actions is not None:
             schedule["remaining_actions"] = _actions(remaining_actions)
         schedule |= present(overlap_policy=overlap, catchup_window_ms=to_ms(catchup_window, "catchup_window"))
-        return await self.call(Op.UNPAUSE_SCHEDULE, {"schedule_id": id, "schedule": schedule}, ScheduleInfo)
+        request = {"schedule_id": id, "schedule": schedule} | asked(durability)
+        return await self.call(Op.UNPAUSE_SCHEDULE, request, ScheduleInfo)
 
-    async def pause_schedule(self, id: str, note: str = "") -> None:
+    async def pause_schedule(self, id: str, note: str = "", *, durability: Durability | None = None) -> Acknowledged:
         """Fire no more until it is unpaused; the times that pass are not made up for."""
-        await self.call(Op.PAUSE_SCHEDULE, {"schedule_id": id, "paused": True, "note": note}, Acknowledged)
+        request = {"schedule_id": id, "paused": True, "note": note} | asked(durability)
+        return await self.call(Op.PAUSE_SCHEDULE, request, Acknowledged)
 
-    async def unpause_schedule(self, id: str, note: str = "") -> None:
+    async def unpause_schedule(self, id: str, note: str = "", *, durability: Durability | None = None) -> Acknowledged:
         """Fire again, from the next time on."""
-        await self.call(Op.PAUSE_SCHEDULE, {"schedule_id": id, "paused": False, "note": note}, Acknowledged)
+        request = {"schedule_id": id, "paused": False, "note": note} | asked(durability)
+        return await self.call(Op.PAUSE_SCHEDULE, request, Acknowledged)
 
-    async def trigger_schedule(self, id: str, *, overlap: str = "", request_id: str = "") -> ExecutionHandle | None:
+    async def trigger_schedule(
+        self, id: str, *, overlap: str = "", request_id: str = "", durability: Durability | None = None
+    ) -> ExecutionHandle | None:
         """Do its action now, paused or not. None if its overlap policy, or `overlap`, says no, or later."""
         request = {"schedule_id": id, "overlap_policy": overlap, "request_id": request_id or uuid.uuid4().hex}
-        triggered = await self.call(Op.TRIGGER_SCHEDULE, request, Triggered)
-        return ExecutionHandle(self, triggered.workflow_id, triggered.run_id) if triggered.workflow_id else None
+        triggered = await self.call(Op.TRIGGER_SCHEDULE, request | asked(durability), Triggered)
+        if not triggered.workflow_id:
+            return None
+        return ExecutionHandle(self, triggered.workflow_id, triggered.run_id, triggered.durability)
 
     async def backfill_schedule(
         self, id: str, start: datetime, end: datetime, *, overlap: str = "buffer-all", request_id: str = ""
@@ -441,9 +471,9 @@ class AsyncClient:
             request["schedule"] = {"spec": schedule.to_wire()}
         return (await self.call(Op.MATCHING_TIMES, request, MatchingTimes)).matching_times
 
-    async def delete_schedule(self, id: str) -> None:
+    async def delete_schedule(self, id: str, *, durability: Durability | None = None) -> Acknowledged:
         """Delete it. Not an error if it is not there."""
-        await self.call(Op.LIST_SCHEDULES, {"schedule_id": id}, Acknowledged)
+        return await self.call(Op.LIST_SCHEDULES, {"schedule_id": id} | asked(durability), Acknowledged)
 
     # --- namespaces and health -------------------------------------------------------------------------
 
@@ -472,17 +502,17 @@ class AsyncClient:
     # --- calls -----------------------------------------------------------------------------------------
 
     async def call(self, opcode: int, request: Mapping[str, object], type: type[T], *, repeat: bool = True) -> T:
-        """One call, in this client's namespace, with its answer read as `type`.
+        """One call, in this client's namespace, with its answer and the receipt of it read as `type`.
 
         Unless `repeat` is False it is made again after a lost connection, until the client's timeout has passed.
         """
         body = encode_json({"namespace": self.namespace, **request})
         envelope = await self._repeatedly(lambda timeout: self._ask(opcode, body, timeout), self.timeout, repeat)
-        return decode_json(envelope.body, type)
+        return with_receipt(decode_json(envelope.body, type), envelope.receipt)
 
     async def wait_closed(self, workflow_id: str, run_id: str) -> ClosedExecution:
-        """Wait, for as long as it takes, until an execution is closed."""
-        body = encode_json({"namespace": self.namespace, "workflow_id": workflow_id, "run_id": run_id})
+        """Wait, for as long as it takes, until an execution is closed, with every run that follows it."""
+        body = encode_json({"namespace": self.namespace, "workflow_id": workflow_id, "run_id": run_id, "follow": True})
         envelope = await self._repeatedly(lambda timeout: self._ask(Op.AWAIT_EXECUTION, body, timeout), None, True)
         return decode_json(envelope.body, ClosedExecution)
 

@@ -15,12 +15,15 @@ from urllib.parse import urlsplit
 import trio
 
 from zapwire.client_link import Backoff, ReconnectingLink, open_reconnecting_link
-from zapwire.handshake import NODE_ID_BYTES_MAX
+from zapwire.handshake import NODE_ID_BYTES_MAX, Capability
 from zapwire.link import Link
 from zapwire.link_handler import LinkHandler
 
 VERSION: Final = "0.1.0"
 SDK_NAME: Final = "zaptasks-python"
+
+CAPABILITIES: Final = Capability.CBOR_BODIES | Capability.RECEIPTS
+"""What clients and workers can do beyond v1."""
 
 ZAP_PORT: Final = 9999
 """Where a server listens unless it was told otherwise."""
@@ -102,6 +105,7 @@ class Connector:
             node_id=node_id(self.identity),
             handler=handler,
             on_connected=on_connected,
+            capabilities=CAPABILITIES,
             details={"sdk": SDK_NAME, "version": VERSION},
             ssl_context=self.ssl_context,
             backoff=self.backoff,

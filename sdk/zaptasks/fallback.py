@@ -31,6 +31,8 @@ from .client import AsyncClient, open_client
 from .errors import ServerBusy
 from .handlers import Function
 from .local import LocalEngine
+from .options import DURABILITIES, Durability
+from .records import Acknowledged, Started
 from .task_request import TaskRequest
 from .worker import Worker, open_worker
 
@@ -65,12 +67,16 @@ class Placement(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A task that was accepted: where, and under which ids. Tasks in this process have no run id."""
+    """A task that was accepted: where, and under which ids. Tasks in this process have no run id.
+
+    `durability` is how durable it was when it was accepted: "memory" in this process, None if the server does not say.
+    """
 
     placement: Placement
     request_id: str
     workflow_id: str
     run_id: str = ""
+    durability: Durability | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -80,6 +86,7 @@ class _Added:
     name: str
     spec: str
     function: Function
+    durability: Durability | None = None
     is_durable: bool = False
     """A server has it, or may have it."""
     refusal: str = ""
@@ -137,7 +144,7 @@ class FallbackClient:
             raise away or NotSent("there is no server to send tasks to: give a ZAP address or a URL")
         self._note(Placement.LOCAL, away)
         self._local.now(request.type, payload, request_id=request.request_id)
-        return Submission(Placement.LOCAL, request.request_id, request.request_id)
+        return local_submission(request.request_id)
 
     async def _submit_over_zap(self, request: TaskRequest) -> Submission | None:
         if self._zap is None:
@@ -147,7 +154,7 @@ class FallbackClient:
             started = await self._zap.submit(request, repeat=False)
         except OutcomeUnknown as unknown:
             return await self._ask_again(self._zap, request, unknown)
-        return Submission(Placement.ZAP, request.request_id, started.workflow_id, started.run_id)
+        return _submission(Placement.ZAP, request, started)
 
     async def _ask_again(self, zap: AsyncClient, request: TaskRequest, unknown: OutcomeUnknown) -> Submission:
         """The server may have the task: find out, by the same request id, whichever way answers first."""
@@ -161,18 +168,18 @@ class FallbackClient:
             started = await zap.submit(request)
         except (ConnectionLost, ServerBusy):
             raise unknown from None
-        return Submission(Placement.ZAP, request.request_id, started.workflow_id, started.run_id)
+        return _submission(Placement.ZAP, request, started)
 
     async def _submit_over_http(self, request: TaskRequest) -> Submission | None:
         http = self._http
         if http is None:
             return None
         started = await _until_known(lambda: http.submit(request))
-        return Submission(Placement.HTTP, request.request_id, started.workflow_id, started.run_id)
+        return _submission(Placement.HTTP, request, started)
 
     # --- schedules -----------------------------------------------------------------------------------
 
-    async def add(self, name: str, spec: str, function: Function) -> Placement:
+    async def add(self, name: str, spec: str, function: Function, durability: Durability | None = None) -> Placement:
         """Have `function` run at every time of `spec`, by whichever process serves the firing. Errors as `now`.
 
         An `OutcomeUnknown` of a server is not raised: what is wanted is kept and offered again, until one has it.
@@ -181,7 +188,7 @@ class FallbackClient:
             self._local.register(name, function)  # for a `now` that has to stay here
         async with self._locks[name]:
             before = self._added.get(name)
-            wanted = _Added(name, spec, function, is_durable=before is not None and before.is_durable)
+            wanted = _Added(name, spec, function, durability, before is not None and before.is_durable)
             self._added[name] = wanted
             try:
                 return await self._place(wanted)
@@ -228,8 +235,10 @@ class FallbackClient:
 
     async def _place_over_http(self, http: HttpFallback, wanted: _Added) -> None:
         name = wanted.name
-        await _until_known(lambda: http.put_task_schedule(name, wanted.spec, task_queue=self._task_queue))
-        self._moved_to_server(wanted)
+        kept = await _until_known(
+            lambda: http.put_task_schedule(name, wanted.spec, task_queue=self._task_queue, durability=wanted.durability)
+        )
+        self._moved_to_server(wanted, kept)
         if self._zap is None:
             log.warning(
                 "the server has schedule %r, and this process cannot run it: firings are delivered over ZAP, and no ZAP"
@@ -239,13 +248,22 @@ class FallbackClient:
             )
 
     async def _place_on_zap(self, zap: AsyncClient, wanted: _Added) -> None:
-        await zap.put_task_schedule(wanted.name, wanted.spec, task_queue=self._task_queue)
-        self._moved_to_server(wanted)
+        kept = await zap.put_task_schedule(
+            wanted.name, wanted.spec, task_queue=self._task_queue, durability=wanted.durability
+        )
+        self._moved_to_server(wanted, kept)
         worker = await self._start_worker(zap)
         with trio.move_on_after(zap.timeout):  # the worker goes on trying
             await worker.add_task(wanted.name, wanted.function)
 
-    def _moved_to_server(self, wanted: _Added) -> None:
+    def _moved_to_server(self, wanted: _Added, kept: Acknowledged) -> None:
+        if _is_less(kept.durability, wanted.durability):
+            log.warning(
+                "schedule %r is kept with durability %r, and %r was asked for: the server keeps no more",
+                wanted.name,
+                kept.durability,
+                wanted.durability,
+            )
         wanted.is_durable = True
         if self._local is not None and self._local.remove(wanted.name):
             log.info("schedule %r has moved from this process to the server", wanted.name)
@@ -338,6 +356,20 @@ async def _until_known(request: Callable[[], Awaitable[T]]) -> T:
                 raise
     assert unknown is not None
     raise unknown
+
+
+def local_submission(request_id: str) -> Submission:
+    """A task that stays in this process."""
+    return Submission(Placement.LOCAL, request_id, request_id, durability="memory")
+
+
+def _submission(placement: Placement, request: TaskRequest, started: Started) -> Submission:
+    return Submission(placement, request.request_id, started.workflow_id, started.run_id, started.durability)
+
+
+def _is_less(reached: Durability | None, asked: Durability | None) -> bool:
+    """Whether a server says that it reached less than was asked for."""
+    return reached is not None and asked is not None and DURABILITIES.index(reached) < DURABILITIES.index(asked)
 
 
 def _is_away(error: ZapError) -> bool:

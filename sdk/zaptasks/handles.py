@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from zapwire.body import decode_json
 from zapwire.opcodes import Op
 
+from .options import Durability, asked
 from .pages import Pages
 from .payloads import encode_arguments, encode_optional
 from .records import (
@@ -35,10 +36,15 @@ HISTORY_PAGE_EVENTS = 500
 class ExecutionHandle:
     """One run of a task or workflow. Without a run id it means the latest run of the id, whichever that is."""
 
-    def __init__(self, client: AsyncClient, workflow_id: str, run_id: str = "") -> None:
+    def __init__(
+        self, client: AsyncClient, workflow_id: str, run_id: str = "", durability: Durability | None = None
+    ) -> None:
         self._client = client
         self.workflow_id = workflow_id
         self.run_id = run_id
+        self.durability = durability
+        """How durable the start was when the server answered it; None if this handle started nothing, or if the server
+        does not say."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.workflow_id} run {self.run_id or 'latest'}>"
@@ -85,13 +91,13 @@ class ExecutionHandle:
         """What it waits for: a worker, a retry, a timer. Empty once it is closed."""
         return (await self._client.call(Op.EXPLAIN, self._run(), Explained)).waits_for
 
-    async def cancel(self, reason: str = "") -> None:
+    async def cancel(self, reason: str = "", *, durability: Durability | None = None) -> Acknowledged:
         """Ask it to stop: what runs is canceled and may clean up, what waits never starts. No error if it is over."""
-        await self._client.call(Op.CANCEL_WORKFLOW, self._end(reason), Acknowledged)
+        return await self._client.call(Op.CANCEL_WORKFLOW, self._end(reason) | asked(durability), Acknowledged)
 
-    async def terminate(self, reason: str = "") -> None:
+    async def terminate(self, reason: str = "", *, durability: Durability | None = None) -> Acknowledged:
         """End it at once, without asking it. No error if it is over."""
-        await self._client.call(Op.TERMINATE_WORKFLOW, self._end(reason), Acknowledged)
+        return await self._client.call(Op.TERMINATE_WORKFLOW, self._end(reason) | asked(durability), Acknowledged)
 
     def _run(self, **more: object) -> dict[str, object]:
         return {"workflow_id": self.workflow_id, "run_id": self.run_id, **more}
@@ -107,13 +113,13 @@ class TaskHandle(ExecutionHandle):
 class WorkflowHandle(ExecutionHandle):
     """A workflow."""
 
-    async def signal(self, name: str, value: object = None) -> None:
+    async def signal(self, name: str, value: object = None, *, durability: Durability | None = None) -> Acknowledged:
         """Send it a signal. Not repeated by itself: `OutcomeUnknown` means that it may have arrived."""
-        request = self._run(signal_name=name, identity=self._client.identity)
+        request = self._run(signal_name=name, identity=self._client.identity) | asked(durability)
         encoded = encode_optional(value, f"the value of signal {name!r}")
         if encoded is not None:
             request["input"] = encoded
-        await self._client.call(Op.SIGNAL_WORKFLOW, request, Acknowledged, repeat=False)
+        return await self._client.call(Op.SIGNAL_WORKFLOW, request, Acknowledged, repeat=False)
 
     async def query(self, name: str, *args: object) -> Any:
         """Ask the worker that runs it, and return the answer.
@@ -126,8 +132,8 @@ class WorkflowHandle(ExecutionHandle):
             request["args"] = encode_arguments(args, f"the arguments of query {name!r}")
         return (await self._client.call(Op.QUERY_WORKFLOW, request, QueryAnswer)).query_result
 
-    async def reset(self, event_id: int, reason: str = "") -> WorkflowHandle:
+    async def reset(self, event_id: int, reason: str = "", *, durability: Durability | None = None) -> WorkflowHandle:
         """End this run and start another from its input, with its history up to `event_id`. Not repeated by itself."""
-        request = self._end(reason) | {"event_id": event_id}
+        request = self._end(reason) | {"event_id": event_id} | asked(durability)
         started = await self._client.call(Op.RESET_WORKFLOW, request, Started, repeat=False)
-        return WorkflowHandle(self._client, self.workflow_id, started.run_id)
+        return WorkflowHandle(self._client, self.workflow_id, started.run_id, started.durability)

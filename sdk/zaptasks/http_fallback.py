@@ -18,7 +18,7 @@ from zapwire.body import decode_json, encode_json
 from zapwire.errors import BadBody, CallFailed, NotSent, OutcomeUnknown
 
 from .errors import refusal
-from .options import present
+from .options import Durability, asked, present
 from .records import Acknowledged, Started
 from .spec import Interval, parse_spec
 from .task_request import TaskRequest
@@ -52,7 +52,9 @@ class HttpFallback:
         """Start a one-shot task."""
         return await self._post(f"{self._base}/workflows", request.to_http(), Started)
 
-    async def put_task_schedule(self, name: str, spec: str, *, task_queue: str) -> None:
+    async def put_task_schedule(
+        self, name: str, spec: str, *, task_queue: str, durability: Durability | None = None
+    ) -> Acknowledged:
         """Create or replace a durable schedule."""
         text = spec.strip()
         parsed = parse_spec(text)
@@ -63,8 +65,9 @@ class HttpFallback:
                 "spec": {"interval": [{"every": text}]} if is_interval else {"cron_expressions": [text]},
                 "action": {"start_workflow": present(workflow_type=name, task_queue=task_queue)},
             },
+            **asked(durability),
         }
-        await self._post(f"{self._base}/schedules/{quote(name, safe='')}", encode_json(body), Acknowledged)
+        return await self._post(f"{self._base}/schedules/{quote(name, safe='')}", encode_json(body), Acknowledged)
 
     async def _post(self, url: str, body: bytes, answer: type[T]) -> T:
         if self._http is None:

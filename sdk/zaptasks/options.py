@@ -6,10 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
 Seconds: TypeAlias = float | timedelta
 """A span of time in the public API: seconds as a number, or a timedelta."""
+
+Durability: TypeAlias = Literal["memory", "written", "synced"]
+"""What an answer stands for. "memory": gone with the server's process; "written": with the operating system, survives
+the process and not the loss of power; "synced": on the disk."""
+
+DURABILITIES: Final[tuple[Durability, ...]] = get_args(Durability)
+"""From the weakest to the strongest."""
 
 SPAN_SECONDS_MAX: Final = 100 * 365 * 86_400
 """A hundred years: longer spans are a mistake of units, and the server refuses them."""
@@ -31,6 +38,15 @@ def to_ms(value: Seconds | None, what: str) -> int:
 def present(**fields: object) -> dict[str, object]:
     """The fields that say something: Go reads absent and zero alike, and so do we."""
     return {name: value for name, value in fields.items() if value not in (None, "", 0, {})}
+
+
+def asked(durability: Durability | None) -> dict[str, object]:
+    """What asks a server for this level; nothing for None, the server's own. Raises `ValueError` for another word."""
+    if durability is None:
+        return {}
+    if durability not in DURABILITIES:
+        raise ValueError(f'durability is {durability!r}: it must be "memory", "written" or "synced", or None')
+    return {"durability": durability}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

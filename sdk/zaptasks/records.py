@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
+from zapwire.envelope import Receipt
 from zapwire.failure import Failure, decode_failure
 
 from .errors import ExecutionError, TaskCanceled, TaskFailed, TaskTerminated, TaskTimedOut
-from .options import RetryPolicy, Seconds, present, to_ms
+from .options import DURABILITIES, Durability, RetryPolicy, Seconds, present, to_ms
 from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_arguments, encode_optional, encode_payload
 from .spec import Interval, parse_spec
 
@@ -59,6 +60,34 @@ def read_status(number: int, name: str) -> Status:
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
     pass
+
+
+class _Acknowledgement(_Record, frozen=True, kw_only=True):
+    """An answer that says how durable it is: in its receipt over ZAP, in its body over HTTP."""
+
+    level: str = msgspec.field(default="", name="durability")
+
+    @property
+    def durability(self) -> Durability | None:
+        """How durable what was asked for was when the server answered; None if it did not say, as Go's does not."""
+        return next((known for known in DURABILITIES if known == self.level), None)
+
+
+T = TypeVar("T")
+
+_LEVELS: Final[dict[int, Durability]] = {
+    Receipt.MEMORY: "memory",
+    Receipt.WRITTEN: "written",
+    Receipt.SYNCED: "synced",
+}
+
+
+def with_receipt(answer: T, receipt: int) -> T:
+    """The answer, with the level that its receipt names; a receipt of no known level changes nothing."""
+    level = _LEVELS.get(receipt)
+    if level is None or not isinstance(answer, _Acknowledgement):
+        return answer
+    return msgspec.structs.replace(answer, level=level)
 
 
 class ExecutionInfo(_Record, frozen=True, kw_only=True):
@@ -150,7 +179,7 @@ class Waiting(_Record, frozen=True, kw_only=True):
     attempt: int = 0
 
 
-class Started(_Record, frozen=True, kw_only=True):
+class Started(_Acknowledgement, frozen=True, kw_only=True):
     """The answer to a start."""
 
     workflow_id: str = ""
@@ -376,8 +405,11 @@ class ScheduleProgress(_Record, frozen=True, kw_only=True):
     note: str = ""
 
 
-class ScheduleInfo(_Record, frozen=True, kw_only=True):
-    """A schedule. `info` is filled by `describe_schedule` and empty in listings."""
+class ScheduleInfo(_Acknowledgement, frozen=True, kw_only=True):
+    """A schedule. `info` is filled by `describe_schedule` and empty in listings.
+
+    `durability` is that of the call that made or changed it, and None where it was only looked at.
+    """
 
     id: str
     spec: ScheduleSpecInfo = ScheduleSpecInfo()
@@ -402,7 +434,7 @@ class MatchingTimes(_Record, frozen=True, kw_only=True):
     matching_times: list[datetime] = []
 
 
-class Triggered(_Record, frozen=True, kw_only=True):
+class Triggered(_Acknowledgement, frozen=True, kw_only=True):
     status: str = ""
     workflow_id: str = ""
     run_id: str = ""
@@ -446,15 +478,20 @@ class NamespaceList(_Record, frozen=True, kw_only=True):
     namespaces: list[NamespaceInfo] = []
 
 
-class Health(_Record, frozen=True, kw_only=True):
-    """What the server says of itself."""
+class Health(_Acknowledgement, frozen=True, kw_only=True):
+    """What the server says of itself. `durability` is the most that a call can ask it for."""
 
     service: str = ""
     status: str = ""
+    """"ok", or "failing" while the store of the default namespace takes nothing."""
     namespace: str = ""
+    store: str | dict[str, str] = ""
+    """"ok", or why not, for each namespace whose store takes nothing; "" from a server that does not say."""
+    queued_bytes: int = 0
+    """Decided and on its way to the disk."""
     refused: dict[str, int] = {}
     """How often each limit refused something since the server started; limits that did not are left out."""
 
 
-class Acknowledged(_Record, frozen=True, kw_only=True):
-    """An answer of which nothing is read."""
+class Acknowledged(_Acknowledgement, frozen=True, kw_only=True):
+    """The answer to a call that changes something and returns nothing else."""

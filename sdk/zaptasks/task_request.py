@@ -12,7 +12,7 @@ from zapwire.body import encode_json
 from zapwire.envelope import encode_task_submit
 
 from .handlers import Kind, check_name
-from .options import RetryPolicy, Seconds, present, to_ms
+from .options import Durability, RetryPolicy, Seconds, asked, present, to_ms
 from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_optional, encode_payload
 
 
@@ -41,6 +41,7 @@ class TaskRequest:
         schedule_to_close: Seconds | None = None,
         heartbeat_timeout: Seconds | None = None,
         memo: Mapping[str, object] | None = None,
+        durability: Durability | None = None,
     ) -> TaskRequest:
         """Check and encode everything, before anything is sent. Raises `PayloadError` and `ValueError`."""
         check_name(type, Kind.TASK)
@@ -58,7 +59,7 @@ class TaskRequest:
             memo=encode_optional(memo, f"the memo of {type!r}", SMALL_PAYLOAD_BYTES_MAX),
         )
         body = b"" if payload is None else encode_payload(payload, f"the payload of {type!r}")
-        return cls(type, body, request_id, options)
+        return cls(type, body, request_id, options | asked(durability))
 
     def to_zap(self, namespace: str) -> bytes:
         """The message of 0x50, with the options in its spare slot."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from zapserver import shapes
 from zapserver.engine.commands import Payload
 from zapserver.engine.effects import (
     DeliverActivityCancel,
@@ -35,7 +36,9 @@ def delivery_body(effect: Delivery, namespace: str) -> tuple[int, bytes]:
                 "workflow_type_name": effect.workflow_type,
                 "attempt": effect.attempt,
             }
-            if effect.input is not None:
+            if effect.replays:
+                body.update(_replayed_task(effect))
+            elif effect.input is not None:
                 body["input"] = _text(effect.input)
             return Op.DELIVER_WORKFLOW_TASK, _encode(body)
         case DeliverActivityResult():
@@ -66,6 +69,22 @@ def delivery_body(effect: Delivery, namespace: str) -> tuple[int, bytes]:
             if effect.args is not None:
                 body["args"] = base64.b64encode(effect.args).decode()
             return Op.DELIVER_QUERY, _encode(body)
+
+
+def _replayed_task(effect: DeliverWorkflowTask) -> dict[str, Any]:
+    """What a replaying worker reads instead of the input, which is in the first event."""
+    body: dict[str, Any] = {
+        "history": [shapes.event(event) for event in effect.history],
+        "previous_event_id": effect.previous_event_id,
+        "last_event_id": effect.last_event_id,
+    }
+    if effect.next_event_id:
+        body["next_event_id"] = effect.next_event_id
+    if effect.updates:
+        body["updates"] = [
+            {"update_id": update.update_id, "name": update.name, "args": update.args} for update in effect.updates
+        ]
+    return body
 
 
 def _activity_task(effect: DeliverActivityTask, namespace: str) -> dict[str, Any]:

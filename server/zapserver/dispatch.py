@@ -25,7 +25,7 @@ from zapserver.calls import BINARY_CALLS, CALLS, DEFERRED
 from zapserver.calls.executions import query_answer
 from zapserver.deliveries import delivery_body
 from zapserver.engine.commands import AbandonWait, Command, PeerKey, PeerLost, ResumePeer, Tick, Waiter
-from zapserver.engine.effects import Answered, Closed, Delivery, PeerFull
+from zapserver.engine.effects import Answered, Closed, Delivery, PeerFull, UpdateAnswered, UpdateRejected
 from zapserver.engine.errors import EngineError
 from zapserver.namespaces import Namespace, Namespaces
 from zapserver.requests import AbandonRequest, Request, SubscriptionRequest, read_durability
@@ -33,6 +33,7 @@ from zapserver.store import Durability, StoreError
 from zapwire.body import decode_cbor, decode_json, encode_cbor, encode_json
 from zapwire.envelope import FLAG_CBOR, Envelope, encode_ack, encode_response, encode_submit_reply, with_receipt
 from zapwire.errors import LocalProtocolError, ZapError
+from zapwire.failure import decode_failure
 from zapwire.handshake import Capability
 from zapwire.link import Link
 from zapwire.link_handler import not_served
@@ -287,6 +288,12 @@ class Dispatcher:
                 case Answered(error=error):
                     assert error is not None
                     self._answer_later(namespace, effect.waiter, encode_response(error.status, _NULL, str(error)))
+                case UpdateAnswered():
+                    answer = encode_response(200, msgspec.json.encode(shapes.updated(effect)))
+                    self._answer_later(namespace, effect.waiter, answer)
+                case UpdateRejected():
+                    text = f"update {effect.update_id!r} was rejected: {decode_failure(effect.failure).message}"
+                    self._answer_later(namespace, effect.waiter, encode_response(400, bytes(effect.failure), text))
                 case PeerFull():
                     namespace.journal.send(partial(self._full.append, (effect.peer, namespace)))
                 case _:

@@ -2,7 +2,8 @@
 
     POST /api/v1/namespaces/{ns}/workflows           start a one-shot task
     POST /api/v1/namespaces/{ns}/schedules/{name}    put a schedule of one
-    any  /healthz, /v1/tasks/health
+    any  /healthz                                    the process serves
+    any  /v1/tasks/health                            it takes work: 503 while the default namespace's store fails
 
 Answers are JSON and end with a newline; a refusal is {"error", "code"} with `code` as its status. A path or
 method that does not exist is a plain 404, as Go's server has it.
@@ -14,7 +15,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 import trio
@@ -29,6 +30,7 @@ from zapserver.dispatch import Dispatcher
 from zapserver.engine.commands import Action, Command, PeerKey, PutSchedule, ScheduleSpec, Waiter
 from zapserver.engine.errors import EngineError, Invalid, LimitReached
 from zapserver.engine.limits import SMALL_PAYLOAD_BYTES_MAX
+from zapserver.health import health
 from zapserver.namespaces import Namespace, Namespaces
 from zapserver.store import Durability, StoreError
 from zaptasks.duration import MILLISECOND
@@ -77,6 +79,7 @@ class ScheduleBody(msgspec.Struct):
 
 class PutScheduleBody(msgspec.Struct):
     schedule_id: str = ""
+    durability: str = ""
     schedule: ScheduleBody = msgspec.field(default_factory=ScheduleBody)
 
 
@@ -120,19 +123,17 @@ class _Routes:
 
     async def start_task(self, request: Request) -> Response:
         body = await _read_body(request, TaskBody)
-        call = self._call(request)
-        if body.durability:
-            call.ask_for(body.durability)
+        call = self._call(request, body.durability)
         started = start_task(call, body.workflow_type, requests.payload(body.input, "input"), body)
-        await call.kept()
-        return _json({"workflow_id": started.workflow_id, "run_id": started.run_id, "is_new": started.is_new})
+        answer = {"workflow_id": started.workflow_id, "run_id": started.run_id, "is_new": started.is_new}
+        return _json(answer | {"durability": await call.kept()})
 
     async def put_schedule(self, request: Request) -> Response:
         body = await _read_body(request, PutScheduleBody)
         # The path is what is left after a proxy has cleaned it; the body's name is exact.
         name = body.schedule_id or request.path_params["name"]
         task = body.schedule.action.start_workflow
-        call = self._call(request)
+        call = self._call(request, body.durability)
         call.step(
             PutSchedule(
                 schedule_id=name,
@@ -148,28 +149,27 @@ class _Routes:
                 ),
             )
         )
-        await call.kept()
-        return _json({"schedule_id": name, "status": "scheduled"})
+        return _json({"schedule_id": name, "status": "scheduled", "durability": await call.kept()})
 
     async def health(self, request: Request) -> Response:
-        return _json(self._health())
+        return _json({"service": "tasks", "status": "ok", "namespace": self._dispatcher.namespaces.default})
 
     async def detailed_health(self, request: Request) -> Response:
         counts: Counter[str] = Counter()
         for namespace in self._dispatcher.namespaces:
             counts.update(namespace.engine.views.counts())
         namespaces = self._dispatcher.namespaces
-        return _json(
-            {**self._health(), "namespaces": len(namespaces), "counts": {**counts, "refused": namespaces.refused}}
-        )
+        answer = health(namespaces)
+        more = {"namespaces": len(namespaces), "counts": {**counts, "refused": namespaces.refused}}
+        return _json(answer | more, 200 if answer["status"] == "ok" else 503)
 
-    def _health(self) -> dict[str, Any]:
-        return {"service": "tasks", "status": "ok", "namespace": self._dispatcher.namespaces.default}
-
-    def _call(self, request: Request) -> _HttpCall:
+    def _call(self, request: Request, durability: str) -> _HttpCall:
         namespaces = self._dispatcher.namespaces
         namespace = namespaces.get(request.path_params["namespace"])
-        return _HttpCall(self._dispatcher, namespace, namespaces, self._dispatcher.clock())
+        call = _HttpCall(self._dispatcher, namespace, namespaces, self._dispatcher.clock())
+        if durability:
+            call.ask_for(durability)
+        return call
 
 
 @dataclass(slots=True)
@@ -200,10 +200,11 @@ class _HttpCall:
     def changes(self, namespace: Namespace) -> None:
         raise AssertionError("no HTTP route changes a namespace itself")
 
-    async def kept(self) -> None:
-        """Wait until the answer may leave. Raises `StoreError`."""
+    async def kept(self) -> str:
+        """Wait until the answer may leave, and return the level that is reached then. Raises `StoreError`."""
         if self.durability is not Durability.MEMORY:
             await self._dispatcher.kept(self.namespace)
+        return min(self.durability, self.namespace.journal.durability).name.lower()
 
 
 def _spec(body: SpecBody) -> ScheduleSpec:

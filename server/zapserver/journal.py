@@ -54,6 +54,7 @@ class Journal:
         self._open = _Group()
         self._in_flight: deque[_Group] = deque()
         self._in_flight_bytes = 0
+        self._level_given = Durability.SYNCED
         self.reader = Ahead(store)
         """The store as it will be once everything is kept."""
         self.failure: StoreError | None = None
@@ -67,6 +68,16 @@ class Journal:
     def durability(self) -> Durability:
         """The most that can be had here."""
         return self._store.durability
+
+    @property
+    def level(self) -> Durability:
+        """What everything decided so far reaches once it is kept: a commit takes with it all that came before."""
+        return self._open.durability if self._open.batch.changes else self._level_given
+
+    @property
+    def queued_bytes(self) -> int:
+        """What was given to the writer and is not kept yet."""
+        return self._in_flight_bytes
 
     @property
     def is_settled(self) -> bool:
@@ -112,6 +123,7 @@ class Journal:
         self._open = _Group()
         self._in_flight.append(group)
         self._in_flight_bytes += group.batch.size_bytes
+        self._level_given = group.durability
         try:
             self._writer.submit(group.batch, lambda error: self._done(group, error), group.durability)
         except StoreError as error:
@@ -124,6 +136,7 @@ class Journal:
         def settled(error: StoreError | None) -> None:
             if error is None:
                 self.failure = None
+                self._level_given = Durability.SYNCED
             on_done(error)
 
         self._writer.recover(settled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import structlog
@@ -14,6 +15,9 @@ from zapserver.store import StoreError
 RETRY_SECONDS_MIN: Final = 0.1
 RETRY_SECONDS_MAX: Final = 5.0
 """How long a disk that is well again may go unnoticed."""
+RELAPSE_SECONDS: Final = 10.0
+"""A store that fails again so soon was not well: the next attempt waits, twice as long as the one before. Some disks
+take the small commit of the attempt and no other, and each attempt that succeeds costs the reading of everything."""
 
 log = structlog.get_logger("zapserver")
 
@@ -24,6 +28,8 @@ class Mender:
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self._failed: list[Namespace] = []
+        self._mended: dict[str, tuple[float, float]] = {}
+        """By namespace: when its store was last found well, and the pause before that."""
         self._noticed = trio.Event()
         dispatcher.on_store_failure = self._notice
 
@@ -44,15 +50,25 @@ class Mender:
         failure = namespace.journal.failure
         log.error("the store takes nothing, and its namespace refuses every call", namespace=namespace.name,
                   reason=str(failure))  # fmt: skip
-        pause = RETRY_SECONDS_MIN
+        mended_at, pause = self._mended.get(namespace.name, (-math.inf, 0.0))
+        if trio.current_time() - mended_at < RELAPSE_SECONDS:
+            pause = _longer(pause)
+            await trio.sleep(pause)
+        else:
+            pause = 0.0
         while (error := await _recover(namespace)) is not None:
             if type(error) is not type(failure):
                 failure = error
                 log.error("the store still takes nothing", namespace=namespace.name, reason=str(error))
+            pause = _longer(pause)
             await trio.sleep(pause)
-            pause = min(2 * pause, RETRY_SECONDS_MAX)
+        self._mended[namespace.name] = (trio.current_time(), pause)
         self._dispatcher.rebuild(namespace)
         log.info("the store is well again, and its namespace is served", namespace=namespace.name)
+
+
+def _longer(pause: float) -> float:
+    return min(max(2 * pause, RETRY_SECONDS_MIN), RETRY_SECONDS_MAX)
 
 
 async def _recover(namespace: Namespace) -> StoreError | None:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any
+import enum
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from zapserver.engine.commands import (
     Action,
     ActivityTimeouts,
+    IdConflict,
+    IdReuse,
     Payload,
     ScheduleSpec,
     WorkflowTimeouts,
@@ -23,7 +26,7 @@ from zapserver.engine.commands import (
 from zapserver.engine.errors import Invalid
 from zapserver.engine.limits import PAYLOAD_BYTES_MAX, SMALL_PAYLOAD_BYTES_MAX
 from zapserver.engine.retry import RetryPolicy
-from zapserver.engine.validation import too_large
+from zapserver.engine.validation import TASK_MS_MAX, too_large
 from zapserver.engine.views import PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX
 from zapserver.store.interface import Durability
 from zapwire.frame import Buffer
@@ -32,7 +35,7 @@ DEFAULT_TASK_QUEUE = "default"
 FALLBACK_TASK_QUEUE = "ats"
 """What Go's Add/Now client hard-codes over HTTP. It names no queue over ZAP, so both mean the default one."""
 
-_ABSENT = msgspec.Raw(b"")
+ABSENT = msgspec.Raw(b"")
 _EMPTY_TEXT = msgspec.Raw(b'""')
 """Base64 of nothing."""
 
@@ -93,7 +96,9 @@ class TaskOptions(Request):
     schedule_to_close_ms: int = 0
     start_to_close_ms: int = 0
     heartbeat_ms: int = 0
-    memo: msgspec.Raw = _ABSENT
+    memo: msgspec.Raw = ABSENT
+    id_reuse_policy: str = ""
+    id_conflict_policy: str = ""
 
     def timeouts(self) -> ActivityTimeouts | None:
         return _task_timeouts(self)
@@ -103,13 +108,18 @@ class WorkflowTimeoutsBody(msgspec.Struct):
     workflow_execution_ms: int = 0
     workflow_run_ms: int = 0
     workflow_task_ms: int = 0
-    """Accepted and without effect: a Go worker holds its task for as long as the run lasts."""
+    """For workers that replay; more than the bound counts as the bound. A worker of the Go kind holds its task for as
+    long as the run lasts."""
 
-    def timeouts(self) -> WorkflowTimeouts:
-        return WorkflowTimeouts(
-            execution_ms=_span("workflow_execution_ms", self.workflow_execution_ms),
-            run_ms=_span("workflow_run_ms", self.workflow_run_ms),
-        )
+
+def workflow_timeouts(body: WorkflowTimeoutsBody | None) -> WorkflowTimeouts:
+    if body is None:
+        return WorkflowTimeouts()
+    return WorkflowTimeouts(
+        execution_ms=_span("workflow_execution_ms", body.workflow_execution_ms),
+        run_ms=_span("workflow_run_ms", body.workflow_run_ms),
+        task_ms=min(_span("workflow_task_ms", body.workflow_task_ms), TASK_MS_MAX),
+    )
 
 
 class StartRequest(ExecutionRequest):
@@ -117,17 +127,19 @@ class StartRequest(ExecutionRequest):
     workflowType: Named | None = None  # noqa: N815
     task_queue: str = ""
     taskQueue: Named | None = None  # noqa: N815
-    input: msgspec.Raw = _ABSENT
+    input: msgspec.Raw = ABSENT
     request_id: str = ""
     retry_policy: RetryPolicyBody | None = None
     timeouts: WorkflowTimeoutsBody | None = None
-    memo: msgspec.Raw = _ABSENT
+    memo: msgspec.Raw = ABSENT
     search_attributes: dict[str, Any] | None = None
     cron_schedule: str = ""
     identity: str = ""
     signal_name: str = ""
     signalName: str = ""  # noqa: N815
-    signal_input: msgspec.Raw = _ABSENT
+    signal_input: msgspec.Raw = ABSENT
+    id_reuse_policy: str = ""
+    id_conflict_policy: str = ""
 
     @property
     def type(self) -> str:
@@ -141,15 +153,13 @@ class StartRequest(ExecutionRequest):
     def signal(self) -> str:
         return self.signal_name or self.signalName
 
-    def workflow_timeouts(self) -> WorkflowTimeouts:
-        return WorkflowTimeouts() if self.timeouts is None else self.timeouts.timeouts()
-
 
 class SignalRequest(ExecutionRequest):
     signal_name: str = ""
     signalName: str = ""  # noqa: N815
-    input: msgspec.Raw = _ABSENT
+    input: msgspec.Raw = ABSENT
     identity: str = ""
+    request_id: str = ""
 
     @property
     def signal(self) -> str:
@@ -180,8 +190,8 @@ class HistoryRequest(StartRequest):
 class QueryRequest(ExecutionRequest):
     query_type: str = ""
     queryType: str = ""  # noqa: N815
-    args: msgspec.Raw = _ABSENT
-    query_args: msgspec.Raw = _ABSENT
+    args: msgspec.Raw = ABSENT
+    query_args: msgspec.Raw = ABSENT
     timeout_ms: int = 5_000
 
     @property
@@ -194,7 +204,14 @@ class ResetRequest(EndRequest):
 
 
 class AwaitRequest(ExecutionRequest):
-    pass
+    follow: bool = False
+
+
+class UpdateRequest(ExecutionRequest):
+    update_name: str = ""
+    update_id: str = ""
+    args: msgspec.Raw = ABSENT
+    wait: str = ""
 
 
 class AbandonRequest(Request):
@@ -204,20 +221,12 @@ class AbandonRequest(Request):
 class ScheduleActivityRequest(ExecutionRequest):
     task_queue: str = ""
     activity_type: str = ""
-    input: msgspec.Raw = _ABSENT
+    input: msgspec.Raw = ABSENT
     start_to_close_ms: int = 0
     heartbeat_ms: int = 0
     schedule_to_close_ms: int = 0
     schedule_to_start_ms: int = 0
     retry_policy: RetryPolicyBody | None = None
-
-    def activity_timeouts(self) -> ActivityTimeouts:
-        return ActivityTimeouts(
-            schedule_to_start_ms=_span("schedule_to_start_ms", self.schedule_to_start_ms),
-            schedule_to_close_ms=_span("schedule_to_close_ms", self.schedule_to_close_ms),
-            start_to_close_ms=_span("start_to_close_ms", self.start_to_close_ms),
-            heartbeat_ms=_span("heartbeat_ms", self.heartbeat_ms),
-        )
 
 
 class SubscribeRequest(Request):
@@ -228,6 +237,7 @@ class SubscribeRequest(Request):
     sdk_version: str = ""
     slots: int | None = None
     types: list[str] | None = None
+    replays: bool = False
 
     @property
     def queue(self) -> str:
@@ -246,7 +256,7 @@ class SubscriptionRequest(Request):
 
 class AnswerQueryRequest(Request):
     token: str = ""
-    result: msgspec.Raw = _ABSENT
+    result: msgspec.Raw = ABSENT
     error: str = ""
 
 
@@ -286,7 +296,7 @@ class ActionBody(msgspec.Struct):
     workflow_id: str = ""
     workflow_type: str = ""
     task_queue: str = ""
-    input: msgspec.Raw = _ABSENT
+    input: msgspec.Raw = ABSENT
     is_task: bool = False
     """Ours: start a one-shot task of this type, not a workflow. What follows is ours too."""
     retry_policy: RetryPolicyBody | None = None
@@ -296,7 +306,7 @@ class ActionBody(msgspec.Struct):
     schedule_to_close_ms: int = 0
     start_to_close_ms: int = 0
     heartbeat_ms: int = 0
-    memo: msgspec.Raw = _ABSENT
+    memo: msgspec.Raw = ABSENT
     search_attributes: dict[str, Any] | None = None
 
     def action(self) -> Action:
@@ -308,7 +318,7 @@ class ActionBody(msgspec.Struct):
             input=payload(self.input, "input"),
             retry_policy=None if self.retry_policy is None else self.retry_policy.policy(),
             memo=payload(self.memo, "memo", SMALL_PAYLOAD_BYTES_MAX),
-            timeouts=WorkflowTimeouts() if self.timeouts is None else self.timeouts.timeouts(),
+            timeouts=workflow_timeouts(self.timeouts),
             task_timeouts=_task_timeouts(self),
             search_attributes=self.search_attributes,
         )
@@ -369,6 +379,24 @@ class DeadLetterRequest(ExecutionRequest):
     page_size: int = 0
     next_page_token: str = ""
     identity: str = ""
+
+
+class Timed(Protocol):
+    """Anything with the timeouts of an activity."""
+
+    schedule_to_start_ms: int
+    schedule_to_close_ms: int
+    start_to_close_ms: int
+    heartbeat_ms: int
+
+
+def activity_timeouts(body: Timed) -> ActivityTimeouts:
+    return ActivityTimeouts(
+        schedule_to_start_ms=_span("schedule_to_start_ms", body.schedule_to_start_ms),
+        schedule_to_close_ms=_span("schedule_to_close_ms", body.schedule_to_close_ms),
+        start_to_close_ms=_span("start_to_close_ms", body.start_to_close_ms),
+        heartbeat_ms=_span("heartbeat_ms", body.heartbeat_ms),
+    )
 
 
 # --- payloads --------------------------------------------------------------------------------------
@@ -457,6 +485,26 @@ def read_durability(name: str) -> Durability:
 
 
 SPAN_MS_MAX = 100 * 365 * 24 * 3_600_000
+
+
+ChoiceT = TypeVar("ChoiceT", bound=enum.StrEnum)
+
+
+def choice(what: str, value: str, kind: type[ChoiceT], default: ChoiceT) -> ChoiceT:
+    """One of the values of an enumeration; the default for an empty one. Raises `Invalid`."""
+    if not value:
+        return default
+    try:
+        return kind(value)
+    except ValueError:
+        raise Invalid(f"{what} is {value[:80]!r}; it must be one of {', '.join(kind)}") from None
+
+
+def id_policies(request: StartRequest | TaskOptions) -> tuple[IdReuse, IdConflict]:
+    return (
+        choice("id_reuse_policy", request.id_reuse_policy, IdReuse, IdReuse.ALLOW),
+        choice("id_conflict_policy", request.id_conflict_policy, IdConflict, IdConflict.FAIL),
+    )
 
 
 def _span(what: str, milliseconds: int) -> int:

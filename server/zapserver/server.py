@@ -20,6 +20,7 @@ from importlib.metadata import version
 import structlog
 import trio
 
+from zapserver.clock import SteadyClock
 from zapserver.dispatch import Dispatcher
 from zapserver.http import make_app
 from zapserver.http_host import bind_http, serve_http
@@ -31,19 +32,18 @@ from zapserver.stores import Stores
 from zapserver.sweeping import Sweeper
 from zapserver.timer import Timer
 from zaptasks.groups import unwrapped
+from zapwire.handshake import Capability
 from zapwire.link_group import LinkLimits
 from zapwire.listener import open_listener
+
+CAPABILITIES = Capability.CBOR_BODIES | Capability.RECEIPTS
+"""What the server can do beyond v1, with peers that can do it too."""
 
 log = structlog.get_logger("zapserver")
 
 
 class StartError(Exception):
     """The server cannot start; the message says which address or file is in the way, and why."""
-
-
-def wall_clock_ms() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 class Server:
@@ -57,11 +57,11 @@ class Server:
 
 @asynccontextmanager
 async def open_server(
-    settings: Settings, *, clock: Callable[[], int] = wall_clock_ms, ssl_context: ssl.SSLContext | None = None
+    settings: Settings, *, clock: Callable[[], int] | None = None, ssl_context: ssl.SSLContext | None = None
 ) -> AsyncIterator[Server]:
     """Serve until the block ends. With `ssl_context`, ZAP is spoken over TLS.
 
-    `clock` returns milliseconds since the epoch.
+    `clock` returns milliseconds since the epoch; by default it is a `SteadyClock`.
 
     Raises:
         StartError: an address or the data cannot be had; nothing has been served.
@@ -71,7 +71,11 @@ async def open_server(
         async with AsyncExitStack() as stack:
             stores = Stores(settings.data)
             stack.callback(stores.close)
-            dispatcher = Dispatcher(_open_namespaces(stores, settings, clock()), clock=clock)
+            steady = SteadyClock()
+            clock = clock or steady
+            namespaces = _open_namespaces(stores, settings, clock())
+            steady.not_before(max(namespace.engine.now_ms for namespace in namespaces))
+            dispatcher = Dispatcher(namespaces, clock=clock)
             try:
                 http_sockets = await bind_http(settings.http.host, settings.http.port)
             except OSError as error:
@@ -86,6 +90,7 @@ async def open_server(
                         settings.zap.port,
                         dispatcher,
                         node_id=settings.node_id,
+                        capabilities=CAPABILITIES,
                         details={"sdk": "zapserver", "version": version("zaptasks")},
                         ssl_context=ssl_context,
                         limits=LinkLimits(unanswered_calls=bounds.calls_in_flight_max),

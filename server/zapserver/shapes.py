@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 
-from zapserver.engine.commands import Action, ScheduleSpec
-from zapserver.engine.effects import Closed
+from zapserver.engine.commands import Action, ScheduleSpec, UpdateStage
+from zapserver.engine.effects import Closed, UpdateAnswered
 from zapserver.engine.executions import rfc3339
+from zapserver.engine.explaining import Waiting
 from zapserver.engine.records import Event, Execution, RecentAction, Schedule
 from zapserver.engine.retry import RetryPolicy
-from zapserver.engine.views import Waiting
 from zapserver.namespaces import ACTIONS_PER_SECOND_DEFAULT, Namespace
 from zapwire.failure import Failure, decode_failure, encode_failure
 
@@ -113,10 +113,20 @@ def closed(effect: Closed) -> dict[str, Any]:
         "status": effect.status.wire,
         "status_name": effect.status.name,
     }
-    for name in ("result", "failure", "reason"):
+    for name in ("result", "failure", "reason", "new_run_id"):
         value = getattr(effect, name)
         if value:
             shape[name] = value
+    return shape
+
+
+def updated(effect: UpdateAnswered) -> dict[str, Any]:
+    """The answer to a call that asked for an update."""
+    shape: dict[str, Any] = {"update_id": effect.update_id, "stage": effect.stage.value}
+    if effect.failure is not None:
+        shape["failure"] = effect.failure
+    elif effect.stage is UpdateStage.COMPLETED:
+        shape["result"] = effect.result
     return shape
 
 

@@ -26,6 +26,8 @@ from zapserver.engine.effects import (
     DeliverQuery,
     DeliverWorkflowTask,
     Effect,
+    UpdateAnswered,
+    UpdateRejected,
 )
 from zapserver.engine.errors import EngineError
 from zapserver.engine.records import Event, Execution, Schedule
@@ -212,9 +214,10 @@ class Driver:
     def questions(self, peer: int | None = None) -> list[DeliverQuery]:
         return self.all(DeliverQuery, peer)
 
-    def told(self, waiter: Hashable) -> list[Closed | Answered]:
+    def told(self, waiter: Hashable) -> list[Closed | Answered | UpdateAnswered | UpdateRejected]:
         """What a waiter was told: at most one thing, ever."""
-        return [effect for effect in self.effects if isinstance(effect, Closed | Answered) and effect.waiter == waiter]
+        kinds = (Closed, Answered, UpdateAnswered, UpdateRejected)
+        return [effect for effect in self.effects if isinstance(effect, kinds) and effect.waiter == waiter]
 
     # --- what stands -----------------------------------------------------------------------------------
 
@@ -343,6 +346,22 @@ class Driver:
         )
         return answer.subscription_id
 
+    def subscribe_replaying(
+        self, peer: int, *, types: Sequence[str] | None = None, slots: int | None = None, queue: str = "default"
+    ) -> str:
+        answer = self.step(
+            c.Subscribe(
+                peer=peer,
+                kind=c.QueueKind.WORKFLOW,
+                task_queue=queue,
+                identity=f"worker {peer}",
+                slots=slots,
+                types=None if types is None else frozenset(types),
+                replays=True,
+            )
+        )
+        return answer.subscription_id
+
     def subscribe_workflows(self, peer: int, *, types: Sequence[str] | None = None, slots: int | None = None) -> str:
         return self.subscribe(peer, kind=c.QueueKind.WORKFLOW, types=types, slots=slots)
 
@@ -377,8 +396,36 @@ class Driver:
             )
         )
 
-    def answer(self, run: DeliverWorkflowTask, *commands: c.WorkflowCommand) -> None:
-        """The holder of a run answers its workflow task."""
+    def signal(self, started: c.Started, name: str = "go", input: object = None, request_id: str = "") -> None:
+        self.step(
+            c.SignalExecution(
+                workflow_id=started.workflow_id, signal_name=name, input=payload(input), request_id=request_id
+            )
+        )
+
+    def update(
+        self,
+        started: c.Started,
+        waiter: Hashable = "updater",
+        *,
+        id: str = "",
+        peer: int = 9,
+        wait: c.UpdateStage = c.UpdateStage.COMPLETED,
+    ) -> None:
+        self.step(
+            c.UpdateExecution(
+                workflow_id=started.workflow_id,
+                name="set",
+                update_id=id,
+                args=payload([1]),
+                waiter=waiter,
+                peer=peer,
+                wait=wait,
+            )
+        )
+
+    def answer(self, run: DeliverWorkflowTask, *commands: c.TaskCommand) -> None:
+        """The worker that has a run answers its workflow task."""
         self.step(c.CompleteWorkflowTask(token=run.task_token, commands=commands))
 
     def finish(self, run: DeliverWorkflowTask, result: object = "done") -> None:
@@ -395,6 +442,16 @@ def with_a_holder(peer: int = 1) -> tuple[Driver, c.Started]:
     d.subscribe_workflows(peer)
     d.subscribe(5)
     return d, d.start()
+
+
+def with_a_replayed_run(peer: int = 1, *commands: c.TaskCommand) -> tuple[Driver, c.Started]:
+    """A workflow whose first task `peer` answered with `commands`, and a worker for its activities as peer 5."""
+    d = Driver()
+    d.subscribe_replaying(peer)
+    d.subscribe(5)
+    started = d.start()
+    d.answer(d.run(), *commands)
+    return d, started
 
 
 def _peer(effect: object) -> object:

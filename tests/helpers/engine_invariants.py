@@ -8,14 +8,24 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
-from zapserver.engine import Engine
+from zapserver.engine import Engine, children, wakeups
 from zapserver.engine import commands as c
 from zapserver.engine.commands import Status
-from zapserver.engine.effects import Answered, Closed, DeliverActivityTask, DeliverWorkflowTask, Effect, PeerFull
+from zapserver.engine.effects import (
+    Answered,
+    Closed,
+    DeliverActivityTask,
+    DeliverWorkflowTask,
+    Effect,
+    PeerFull,
+    UpdateAnswered,
+    UpdateRejected,
+)
 from zapserver.engine.queues import TaskQueue, _Line
 from zapserver.engine.records import (
     Activity,
     ActivityState,
+    Event,
     EventType,
     Execution,
     QueuedTask,
@@ -49,6 +59,7 @@ class Watch:
         s = self._engine._state
         assert s.effects == []
         assert s.freed_schedules == []
+        assert not s.ended
         if isinstance(command, c.ResumePeer | c.PeerLost):
             self._full.discard(command.peer)
         for effect in effects:
@@ -66,7 +77,7 @@ class Watch:
 
     def _check_effect(self, s: State, effect: Effect) -> None:
         match effect:
-            case Closed() | Answered():
+            case Closed() | Answered() | UpdateAnswered() | UpdateRejected():
                 assert effect.waiter not in self._told, f"{effect.waiter!r} was told twice"
                 self._told.add(effect.waiter)
             case PeerFull():
@@ -80,6 +91,12 @@ class Watch:
                     assert subscription.held <= subscription.slots, "a delivery beyond the credits"
                     assert effect.peer not in self._full, "a delivery to a peer that has not taken what it got"
                     assert subscription.serves(task.type), "a delivery of a type that was not asked for"
+                if isinstance(effect, DeliverWorkflowTask) and effect.replays:
+                    _check_delivered_history(effect)
+                    if task is not None:
+                        out = [pending for pending in task.execution.pending_updates.values() if pending.is_out]
+                        ids = [update.update_id for update in effect.updates]
+                        assert [pending.update_id for pending in out] == ids, "updates are out that nobody was given"
 
     def _check_ends_are_final(self) -> None:
         for table in (Table.CLOSED, Table.DEAD):
@@ -96,9 +113,20 @@ class Watch:
                 self._last_slots[id(schedule)] = (last_ms, schedule)
 
 
+def _check_delivered_history(effect: DeliverWorkflowTask) -> None:
+    """What is delivered begins where the worker's knowledge ends, and has no gap."""
+    first = effect.previous_event_id + 1
+    ids = [event.event_id for event in effect.history]
+    assert ids == list(range(first, first + len(ids)))
+    rest = first + len(ids)
+    assert effect.next_event_id == (rest if rest <= effect.last_event_id else 0)
+
+
 def waiting_tasks(queue: TaskQueue) -> list[QueuedTask]:
     """Every task in line, in the order in which a worker that takes everything would get them."""
-    return _in_order(queue._everything)
+    tasks = [task for line in queue._whole.values() for task in _in_order(line)]
+    assert all(queue._whole.values()), "an empty line is kept"
+    return sorted(tasks, key=lambda task: task.order)
 
 
 def _in_order(line: _Line) -> list[QueuedTask]:
@@ -125,16 +153,17 @@ def _check_queue(queue: TaskQueue) -> list[QueuedTask]:
     _check_rows(queue._serving, queue.subscriptions.values())
     assert {s.subscription_id for s in queue.subscriptions.values() if s.is_idle} == idle
     for key in idle:
-        stuck = [task.type for task in tasks if queue.subscriptions[key].serves(task.type)]
+        sub = queue.subscriptions[key]
+        stuck = [task.type for task in tasks if sub.serves(task.type) and task.for_kind in (None, sub.kind)]
         assert not stuck, f"an idle subscription and a waiting {stuck[0]!r}"
     return tasks
 
 
-def _check_rows(rows: dict[str | None, Any], subscriptions: Iterable[Subscription]) -> None:
-    wanted: dict[str | None, set[str]] = {}
+def _check_rows(rows: dict[Any, Any], subscriptions: Iterable[Subscription]) -> None:
+    wanted: dict[Any, set[str]] = {}
     for subscription in subscriptions:
-        for key in [None] if subscription.types is None else subscription.types:
-            wanted.setdefault(key, set()).add(subscription.subscription_id)
+        for name in [None] if subscription.types is None else subscription.types:
+            wanted.setdefault((name, subscription.kind), set()).add(subscription.subscription_id)
     assert {key: set(row) for key, row in rows.items()} == wanted
 
 
@@ -158,6 +187,10 @@ def _check_peers(s: State) -> None:
             assert task.execution.status.is_open, "a closed execution holds a slot"
         for waiter, execution in peer.waiting.items():
             assert execution.waiters[waiter] == key
+        for waiter, pending in peer.updating.items():
+            assert pending.waiters[waiter][0] == key
+            assert pending.execution.pending_updates[pending.update_id] is pending
+        assert not peer.waiting.keys() & peer.updating.keys()
         for token, query in peer.queries.items():
             assert s.queries[token] is query
     for token, query in s.queries.items():
@@ -182,11 +215,57 @@ def _check_execution(s: State, execution: Execution, waiting: dict[int, Any]) ->
         assert task is None
         assert len(execution.open_activities) == 1
     elif task is None:
-        assert execution.task_due_ms is not None, "a workflow that nobody will ever begin"
+        if execution.is_replayed:
+            assert not wakeups.has_news(execution), "news that nobody will be told"
+        else:
+            assert execution.task_due_ms is not None, "a workflow that nobody will ever begin"
     else:
         _check_place(s, task, waiting)
-        in_place = id(task) in waiting or task.lease is not None
+        in_place = id(task) in waiting or task.lease is not None or execution.task_retry_ms is not None
         assert in_place or (execution.status is Status.CANCELING and execution.open_activities)
+    _check_workflow(s, execution)
+
+
+def _check_workflow(s: State, execution: Execution) -> None:
+    task = execution.task
+    lease = None if task is None else task.lease
+    assert not (execution.is_replayed and execution.calls), "both kinds of workers went on with a run"
+    if lease is not None and execution.worker_kind is not None:
+        assert lease.replays is execution.is_replayed, "a run at a worker of the other kind"
+    assert execution.seen_event_id <= execution.history_length
+    assert execution.news_event_id <= execution.history_length
+    if execution.task_retry_ms is not None:
+        assert task is not None
+        assert lease is None
+    out = [pending for pending in execution.pending_updates.values() if pending.is_out]
+    assert not out or (lease is not None and lease.replays), "updates are out with nobody"
+    for update_id, pending in execution.pending_updates.items():
+        assert pending.update_id == update_id
+        assert pending.waiters or pending.is_out, "an update that nobody waits for"
+        assert pending.is_accepted == (update_id in execution.updates)
+        for waiter, (peer, _) in pending.waiters.items():
+            assert s.peers[peer].updating[waiter] is pending
+    for command_id, child in execution.children.items():
+        run = s.open_ids.get(child.workflow_id)
+        assert run is not None, "a parent was not told of the end of its child"
+        assert run.parent is not None
+        assert (run.parent.run_id, run.parent.command_id) == (execution.run_id, command_id)
+    if execution.parent is not None:
+        parent = s.run(execution.parent.run_id)
+        if parent is not None and parent.status.is_open:
+            assert execution.parent.command_id in parent.children, "an open child that its parent does not know"
+        elif parent is not None:
+            started = _child_events(s.events(parent), "CHILD_WORKFLOW_STARTED")[execution.parent.command_id]
+            assert started.attributes["parentClosePolicy"] == "cancel", "a child was not reached by its parent's end"
+    begun = _child_events(s.events(execution), "CHILD_WORKFLOW_STARTED")
+    closed = _child_events(s.events(execution), *(event_type.value for event_type in children.CLOSING_EVENT.values()))
+    assert begun.keys() - closed.keys() <= execution.children.keys(), "a parent was not told of an end"
+    for command_id, timer in execution.timers.items():
+        assert (timer.run_id, timer.command_id) == (execution.run_id, command_id)
+
+
+def _child_events(events: list[Event], *types: str) -> dict[str, Event]:
+    return {event.attributes["commandId"]: event for event in events if event.type.value in types}
 
 
 def _check_activity(s: State, activity: Activity, waiting: dict[int, Any]) -> None:
@@ -273,6 +352,8 @@ def _check_timers(engine: Engine) -> None:
 
 def _targets(s: State) -> Iterator[Any]:
     yield from s.activities.values()
+    for execution in s.executions.values():
+        yield from execution.timers.values()
     yield from s.executions.values()
     yield from s.schedules.values()
     yield from s.queries.values()

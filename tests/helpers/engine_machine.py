@@ -78,9 +78,11 @@ WORKFLOWS = st.builds(
     workflow_id=IDS,
     request_id=REQUESTS,
     retry_policy=POLICIES,
-    timeouts=st.builds(c.WorkflowTimeouts, execution_ms=TIMES, run_ms=TIMES),
+    timeouts=st.builds(c.WorkflowTimeouts, execution_ms=TIMES, run_ms=TIMES, task_ms=st.sampled_from([0, 0, 100])),
     cron_schedule=st.sampled_from(["", "", "", "", "", "@every 1m"]),
     signal_name=st.sampled_from(["", "", "go", "\0"]),
+    id_reuse=st.sampled_from([*[c.IdReuse.ALLOW] * 3, *c.IdReuse]),
+    id_conflict=st.sampled_from([*[c.IdConflict.FAIL] * 3, *c.IdConflict]),
 )
 ENDINGS = st.lists(
     st.builds(
@@ -97,6 +99,54 @@ ENDINGS = st.lists(
     max_size=2,
 ).map(tuple)
 
+COMMAND_IDS = st.sampled_from(["0", "1", "2", "1", "2", "|"])
+CHILD_IDS = st.sampled_from(["", "", "", "kid", "one"])
+UPDATE_IDS = st.sampled_from(["u1", "u2", "u3"])
+DECISIONS = st.lists(
+    st.one_of(
+        st.builds(c.StartTimerCommand, id=COMMAND_IDS, fire_after_ms=MOMENTS),
+        st.builds(c.CancelTimerCommand, id=COMMAND_IDS),
+        st.builds(
+            c.ScheduleActivityCommand,
+            id=COMMAND_IDS,
+            type=TYPES,
+            task_queue=st.sampled_from(["", "q", "r"]),
+            timeouts=ACTIVITY_TIMEOUTS,
+            retry_policy=POLICIES,
+        ),
+        st.builds(c.CancelActivityCommand, id=COMMAND_IDS),
+        st.builds(
+            c.StartChildCommand,
+            id=COMMAND_IDS,
+            type=TYPES,
+            workflow_id=CHILD_IDS,
+            retry_policy=POLICIES,
+            timeouts=st.builds(c.WorkflowTimeouts, execution_ms=TIMES, run_ms=TIMES),
+            parent_close_policy=st.sampled_from(list(c.ParentClosePolicy)),
+        ),
+        st.builds(c.SignalExternalCommand, id=COMMAND_IDS, workflow_id=st.sampled_from(["one", "kid"]), name=TYPES),
+        st.builds(c.CancelExternalCommand, id=COMMAND_IDS, workflow_id=st.sampled_from(["one", "two", "kid"])),
+        st.builds(c.RecordMarkerCommand, id=COMMAND_IDS, name=TYPES, details=st.just(payload(1))),
+        st.builds(c.UpsertCommand, id=COMMAND_IDS, search_attributes=st.just({"a": 1, "b": None})),
+        st.builds(c.AcceptUpdateCommand, update_id=UPDATE_IDS),
+        st.builds(c.RejectUpdateCommand, update_id=UPDATE_IDS, failure=FAILURES),
+        st.builds(c.CompleteUpdateCommand, update_id=UPDATE_IDS, failure=st.none() | FAILURES),
+    ),
+    max_size=4,
+)
+LAST_DECISIONS = st.sampled_from(
+    [
+        *[None] * 6,
+        c.ContinueAsNewCommand(input=payload(2)),
+        c.CompleteCommand(),
+        c.FailCommand(failure=c.Payload(failure())),
+        c.CancelCommand(failure=c.Payload(failure())),
+        WorkflowCommand(kind=WorkflowCommandKind.COMPLETE),
+        WorkflowCommand(kind=WorkflowCommandKind.FAIL),
+        WorkflowCommand(kind=WorkflowCommandKind.CANCEL),
+    ]
+)
+
 LIMITS = Limits(
     open_executions_max=12,
     closed_executions_max=8,
@@ -111,14 +161,21 @@ LIMITS = Limits(
     schedule_slots_per_step_max=4,
     backfill_slots_max=20,
     backfills_max=2,
+    pending_updates_max=2,
+    updates_max=4,
+    signal_ids_max=1,
 )
 """Small, so that each of them is met."""
 
 
-class EngineMachine(RuleBasedStateMachine):
+class Machine(RuleBasedStateMachine):
+    """What machines share: a step that may be refused, and an end to which everything comes."""
+
+    limits = LIMITS
+
     def __init__(self) -> None:
         super().__init__()
-        self.d = Driver(limits=LIMITS, randoms=(0.0, 0.3, 0.9))
+        self.d = Driver(limits=self.limits, randoms=(0.0, 0.3, 0.9))
         self.waiters = 0
 
     def attempt(self, command: c.Command[Any]) -> None:
@@ -135,11 +192,64 @@ class EngineMachine(RuleBasedStateMachine):
         """The open ones, the latest first, then the closed ones."""
         return self.d.views.executions(lambda execution: True)[0]
 
+    @rule(live=st.lists(PEERS, unique=True) | st.just([]))
+    def the_server_or_its_store_fails(self, live: list[int]) -> None:
+        """It goes on from what was kept. With `live` only the store failed, and these connections still stand."""
+        self.d.restart(live)
+
+    # --- the end -----------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        """Faults stop, somebody does the work: everything ends, and nothing is left over."""
+        d, s = self.d, self.d.engine._state
+        for schedule_id in list(s.schedules):
+            d.step(c.DeleteSchedule(schedule_id=schedule_id))
+        for peer in (1, 2, 3, 4):
+            d.lose(peer)
+        helpers = (5, 6, 7)
+        for queue in ("q", "r"):
+            d.subscribe(5, queue=queue, kind=QueueKind.WORKFLOW)
+            d.subscribe(6, queue=queue)
+            d.subscribe_replaying(7, queue=queue)
+        for _ in range(60):
+            s = d.engine._state
+            if not s.executions:
+                break
+            for peer in helpers:
+                d.step(c.ResumePeer(peer=peer))
+                for token in list(s.peers[peer].leases):
+                    if token in s.peers[peer].leases:
+                        self._do(token)
+            for execution in self.executions():
+                if not execution.status.is_open:
+                    continue
+                if execution.cron_schedule:
+                    d.step(c.TerminateExecution(workflow_id=execution.workflow_id))
+                elif execution.is_replayed and execution.task is None:
+                    self.attempt(c.SignalExecution(workflow_id=execution.workflow_id, signal_name="end"))
+            d.jump(DAY_MS)
+        assert not s.executions, list(s.executions.values())
+        for peer in helpers:
+            d.lose(peer)
+        assert (s.activities, s.queues, s.peers, s.queries) == ({}, {}, {}, {})
+        assert d.engine.next_deadline_ms() is None
+        assert len(s.timers) == 0
+
+    def _do(self, token: str) -> None:
+        if token.startswith("wf|"):
+            done = WorkflowCommand(kind=WorkflowCommandKind.COMPLETE)
+            self.d.step(c.CompleteWorkflowTask(token=token, commands=(done,)))
+        else:
+            self.d.step(c.CompleteActivity(token=token, result=None))
+
+
+class EngineMachine(Machine):
     @initialize(workers=st.lists(st.tuples(PEERS, st.integers(1, 3)), min_size=1, max_size=3))
     def some_workers(self, workers: list[tuple[int, int]]) -> None:
         for peer, slots in workers:
             for kind in QueueKind:
-                self.attempt(c.Subscribe(peer=peer, kind=kind, task_queue="q", slots=slots))
+                replays = kind is QueueKind.WORKFLOW and (peer + slots) % 2 == 0
+                self.attempt(c.Subscribe(peer=peer, kind=kind, task_queue="q", slots=slots, replays=replays))
 
     # --- clients -----------------------------------------------------------------------------------
 
@@ -149,14 +259,33 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(
         pick=PICKS,
-        what=st.sampled_from(["cancel", "cancel", "terminate", "requeue", "await", "reset", "ask", "signal"]),
+        what=st.sampled_from(
+            [
+                "cancel",
+                "cancel",
+                "terminate",
+                "requeue",
+                "await",
+                "follow",
+                "reset",
+                "ask",
+                "signal",
+                "update",
+                "update",
+            ]
+        ),
         peer=PEERS,
         number=MOMENTS,
+        update_id=UPDATE_IDS,
+        request=REQUESTS,
+        stage=st.sampled_from(list(c.UpdateStage)),
     )
-    def to_an_execution(self, pick: int, what: str, peer: int, number: int) -> None:
+    def to_an_execution(
+        self, pick: int, what: str, peer: int, number: int, update_id: str, request: str, stage: c.UpdateStage
+    ) -> None:
         if not self.executions():
             return
-        execution = _pick(self.executions(), pick)
+        execution = pick_one(self.executions(), pick)
         id, run_id = execution.workflow_id, execution.run_id
         self.waiters += 1
         commands: dict[str, c.Command[Any]] = {
@@ -164,9 +293,13 @@ class EngineMachine(RuleBasedStateMachine):
             "terminate": c.TerminateExecution(workflow_id=id, run_id=run_id),
             "requeue": c.RequeueDeadLetter(workflow_id=id, run_id=run_id),
             "await": c.AwaitExecution(workflow_id=id, run_id=run_id, waiter=self.waiters, peer=peer),
-            "reset": c.ResetExecution(workflow_id=id, run_id=run_id, event_id=number % 5),
+            "follow": c.AwaitExecution(workflow_id=id, run_id=run_id, waiter=self.waiters, peer=peer, follow=True),
+            "reset": c.ResetExecution(workflow_id=id, run_id=run_id, event_id=number % 13),
+            "update": c.UpdateExecution(
+                workflow_id=id, name="set", update_id=update_id, waiter=self.waiters, peer=peer, wait=stage
+            ),
             "ask": c.QueryExecution(workflow_id=id, query_type="q", waiter=self.waiters, timeout_ms=number),
-            "signal": c.SignalExecution(workflow_id=id, signal_name="go"),
+            "signal": c.SignalExecution(workflow_id=id, signal_name="go", request_id=request),
         }
         self.attempt(commands[what])
 
@@ -180,6 +313,7 @@ class EngineMachine(RuleBasedStateMachine):
         queue=QUEUES,
         slots=st.sampled_from([None, 1, 2, 3, 1, 2, 3, 0, -1]),
         types=st.sampled_from([None, None, frozenset("a"), frozenset("ab"), frozenset()]),
+        replays=st.booleans(),
     )
     def a_worker_comes_or_goes(
         self,
@@ -190,11 +324,12 @@ class EngineMachine(RuleBasedStateMachine):
         queue: str,
         slots: int | None,
         types: frozenset[str] | None,
+        replays: bool,
     ) -> None:
         known = self.d.engine._state.peers.get(peer)
-        id = _pick(list(known.subscriptions), pick) if known is not None and known.subscriptions else "unknown"
+        id = pick_one(list(known.subscriptions), pick) if known is not None and known.subscriptions else "unknown"
         commands: dict[str, c.Command[Any]] = {
-            "subscribe": c.Subscribe(peer=peer, kind=kind, task_queue=queue, slots=slots, types=types),
+            "subscribe": c.Subscribe(peer=peer, kind=kind, task_queue=queue, slots=slots, types=types, replays=replays),
             "slots": c.SetSlots(peer=peer, subscription_id=id, slots=1 if slots is None else slots),
             "unsubscribe": c.Unsubscribe(peer=peer, subscription_id=id),
             "lose": c.PeerLost(peer=peer, reason="gone"),
@@ -210,7 +345,7 @@ class EngineMachine(RuleBasedStateMachine):
         """With the token of any delivery that ever was, counted from the latest."""
         if not self.d.tasks():
             return
-        token = _pick(self.d.tasks()[::-1], pick).task_token
+        token = pick_one(self.d.tasks()[::-1], pick).task_token
         commands: dict[str, c.Command[Any]] = {
             "complete": c.CompleteActivity(token=token, result=payload(1)),
             "fail": c.FailActivity(token=token, failure=data),
@@ -240,7 +375,7 @@ class EngineMachine(RuleBasedStateMachine):
     ) -> None:
         if not self.d.runs():
             return
-        run = _pick(self.d.runs()[::-1], pick)
+        run = pick_one(self.d.runs()[::-1], pick)
         commands: dict[str, c.Command[Any]] = {
             "call": c.ScheduleActivity(
                 peer=run.peer,
@@ -259,6 +394,37 @@ class EngineMachine(RuleBasedStateMachine):
             commands["answer another's"] = c.AnswerQuery(peer=run.peer, token=question.token, error="no")
         if what in commands:
             self.attempt(commands[what])
+
+    @rule(
+        pick=PICKS,
+        what=st.sampled_from([*["answer"] * 6, "fail", "fail", "does not know"]),
+        decisions=DECISIONS,
+        last=LAST_DECISIONS,
+        decide_updates=st.booleans(),
+    )
+    def a_worker_decides(
+        self,
+        pick: int,
+        what: str,
+        decisions: list[c.TaskCommand],
+        last: c.TaskCommand | None,
+        decide_updates: bool,
+    ) -> None:
+        """With the token of a delivery to a replaying worker, counted from the latest."""
+        runs = [run for run in self.d.runs()[::-1] if run.replays]
+        if not runs:
+            return
+        run = pick_one(runs, pick // 20)
+        answer = list(decisions)
+        if decide_updates:
+            answer += [c.AcceptUpdateCommand(update_id=update.update_id) for update in run.updates]
+        answer += [] if last is None else [last]
+        commands: dict[str, c.Command[Any]] = {
+            "answer": c.CompleteWorkflowTask(token=run.task_token, commands=tuple(answer)),
+            "fail": c.FailWorkflowTask(token=run.task_token, reason="it is broken"),
+            "does not know": c.FailWorkflowTask(token=run.task_token, reason="", unknown_type=True),
+        }
+        self.attempt(commands[what])
 
     # --- operators and time ------------------------------------------------------------------------
 
@@ -325,51 +491,6 @@ class EngineMachine(RuleBasedStateMachine):
             ms = 0 if due_ms is None else max(0, due_ms - self.d.now_ms)
         self.d.jump(-ms if how == "jump back" else ms)
 
-    @rule(live=st.lists(PEERS, unique=True) | st.just([]))
-    def the_server_or_its_store_fails(self, live: list[int]) -> None:
-        """It goes on from what was kept. With `live` only the store failed, and these connections still stand."""
-        self.d.restart(live)
 
-    # --- the end -----------------------------------------------------------------------------------
-
-    def teardown(self) -> None:
-        """Faults stop, somebody does the work: everything ends, and nothing is left over."""
-        d, s = self.d, self.d.engine._state
-        for schedule_id in list(s.schedules):
-            d.step(c.DeleteSchedule(schedule_id=schedule_id))
-        for peer in (1, 2, 3):
-            d.lose(peer)
-        helpers = (5, 6)
-        for kind, peer in zip(QueueKind, helpers, strict=True):
-            for queue in ("q", "r"):
-                d.subscribe(peer, queue=queue, kind=kind)
-        for _ in range(60):
-            s = d.engine._state
-            if not s.executions:
-                break
-            for peer in helpers:
-                d.step(c.ResumePeer(peer=peer))
-                for token in list(s.peers[peer].leases):
-                    if token in s.peers[peer].leases:
-                        self._do(token)
-            for execution in self.executions():
-                if execution.cron_schedule and execution.status.is_open:
-                    d.step(c.TerminateExecution(workflow_id=execution.workflow_id))
-            d.jump(DAY_MS)
-        assert not s.executions, list(s.executions.values())
-        for peer in helpers:
-            d.lose(peer)
-        assert (s.activities, s.queues, s.peers, s.queries) == ({}, {}, {}, {})
-        assert d.engine.next_deadline_ms() is None
-        assert len(s.timers) == 0
-
-    def _do(self, token: str) -> None:
-        if token.startswith("wf|"):
-            done = WorkflowCommand(kind=WorkflowCommandKind.COMPLETE)
-            self.d.step(c.CompleteWorkflowTask(token=token, commands=(done,)))
-        else:
-            self.d.step(c.CompleteActivity(token=token, result=None))
-
-
-def _pick(things: Sequence[T], number: int) -> T:
+def pick_one(things: Sequence[T], number: int) -> T:
     return things[number % len(things)]

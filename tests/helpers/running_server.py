@@ -37,16 +37,19 @@ class RunningServer:
 
 
 @contextmanager
-def running_server(*, zap: str = "0", http: str = "127.0.0.1:0") -> Iterator[RunningServer]:
-    """Start a server with the in-memory engine and wait for its ready line; it is killed at the end of the block."""
+def running_server(*, zap: str = "0", http: str = "127.0.0.1:0", data: Path | None = None) -> Iterator[RunningServer]:
+    """Start a server, in memory without `data`, and wait for its ready line; it is killed at the end of the block."""
     zaptasks = str(Path(sys.executable).with_name("zaptasks"))
-    command = [zaptasks, "serve", "--zap-port", zap.rpartition(":")[2], "--http", http, "--data", ":memory:"]
+    command = [zaptasks, "serve", "--zap-port", zap.rpartition(":")[2], "--http", http]
+    command += ["--data", str(data or ":memory:")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         words = dict(word.split("=", 1) for word in line.split()[1:])
-        assert line.startswith("ready "), f"the server did not start: {line!r}, exit status {process.poll()}"
+        assert line.startswith("ready "), (
+            f"the server did not start: {line!r}, exit status {process.wait(READY_SECONDS_MAX)}"
+        )
         yield RunningServer(words["zap"], words["http"], process)
     finally:
         process.kill()

@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from zapserver.server import Server, open_server
-from zapserver.settings import Address, Settings
+from zapserver.settings import MEMORY, Address, Settings
 from zapwire.envelope import Envelope, decode_respond, decode_task_submit, encode_submit_reply
 from zapwire.errors import ZapError
 from zapwire.handshake import Capability
@@ -24,7 +24,7 @@ from zapwire.opcodes import Op
 
 @dataclass
 class RealServer:
-    """A whole server with the in-memory engine, in the test's own loop."""
+    """A whole server in the test's own loop; it keeps nothing unless it has a data directory."""
 
     server: Server
 
@@ -43,8 +43,10 @@ class RealServer:
 
 
 @asynccontextmanager
-async def open_real_server(*, port: int = 0, ssl_context: ssl.SSLContext | None = None) -> AsyncIterator[RealServer]:
-    settings = Settings(zap=Address("127.0.0.1", port), http=Address("127.0.0.1", 0))
+async def open_real_server(
+    *, port: int = 0, ssl_context: ssl.SSLContext | None = None, data: str = MEMORY
+) -> AsyncIterator[RealServer]:
+    settings = Settings(zap=Address("127.0.0.1", port), http=Address("127.0.0.1", 0), data=data)
     async with open_server(settings, ssl_context=ssl_context) as server:
         yield RealServer(server)
 

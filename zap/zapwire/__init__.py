@@ -19,6 +19,7 @@ from zapwire.client_link import open_reconnecting_link as open_reconnecting_link
 from zapwire.connection import Connection as Connection
 from zapwire.connection import Role as Role
 from zapwire.envelope import Envelope as Envelope
+from zapwire.envelope import Receipt as Receipt
 from zapwire.envelope import decode_envelope as decode_envelope
 from zapwire.envelope import encode_request as encode_request
 from zapwire.envelope import encode_response as encode_response

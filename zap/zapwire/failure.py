@@ -2,6 +2,9 @@
 
     {"v":1,"p":{"message":"no funds","code":"Payment","nonRetryable":true,"details":[7],"cause":{...}}}
 
+Beside `v` and `p` there may be "nextRetryDelayMs": when the next attempt is to begin, whatever the retry
+policy's own interval is. It is ours; Go ignores it.
+
 Reading never raises: bytes that are no failure read as a `DecodeError` that must not be retried,
 as Go's SDK does, so that a broken peer cannot turn a failure into a success or into nothing.
 """
@@ -37,6 +40,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     details: list[msgspec.Raw] | None = None
     cause: Failure | None = None
     stack: str = ""
+    next_retry_ms: int | None = None
+    """Milliseconds until the next attempt, where the one that failed knows better than the retry policy."""
 
     def __str__(self) -> str:
         text = f"{self.message} ({self.code})"
@@ -46,6 +51,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class _Frame(msgspec.Struct, frozen=True):
     v: int
     p: Failure
+    nextRetryDelayMs: int | None = None  # noqa: N815
 
 
 _encoder = msgspec.json.Encoder()
@@ -59,7 +65,12 @@ def encode_failure(failure: Failure) -> bytes:
     """
     data = _encoder.encode(_document(failure, CAUSE_DEPTH_MAX))
     if len(data) > FAILURE_BYTES_MAX:
-        short = Failure(message=failure.message[:4096], code=failure.code[:256], non_retryable=failure.non_retryable)
+        short = Failure(
+            message=failure.message[:4096],
+            code=failure.code[:256],
+            non_retryable=failure.non_retryable,
+            next_retry_ms=failure.next_retry_ms,
+        )
         data = _encoder.encode(_document(short, 0))
     return data
 
@@ -72,11 +83,16 @@ def decode_failure(data: Buffer | msgspec.Raw) -> Failure:
         return Failure(message=f"the failure cannot be read: {error}", code=DECODE_ERROR, non_retryable=True)
     if frame.v != FAILURE_VERSION:
         return Failure(message=f"the failure has version {frame.v}, not 1", code=DECODE_ERROR, non_retryable=True)
+    if frame.nextRetryDelayMs is not None:
+        return msgspec.structs.replace(frame.p, next_retry_ms=frame.nextRetryDelayMs)
     return frame.p
 
 
 def _document(failure: Failure, depth: int) -> dict[str, object]:
-    return {"v": FAILURE_VERSION, "p": _body(failure, depth)}
+    document: dict[str, object] = {"v": FAILURE_VERSION, "p": _body(failure, depth)}
+    if failure.next_retry_ms is not None:
+        document["nextRetryDelayMs"] = failure.next_retry_ms
+    return document
 
 
 def _body(failure: Failure, depth: int) -> dict[str, object]:

@@ -78,8 +78,8 @@ it: where the peer is far, slow, or shares our core, one read in a thousand stil
 log = structlog.wrap_logger(logging.getLogger(__name__))
 
 
-class _Caller(msgspec.Struct, frozen=True, gc=False):
-    """Who waits for a reply: nobody for a probe."""
+class _Caller(msgspec.Struct, gc=False):
+    """Who waits for a reply: nobody for a probe, and nobody any more once it was canceled."""
 
     task: Task | None
     timeout: float
@@ -195,9 +195,10 @@ class Link:
         """
         if self._error is not None:
             raise self._not_sent()
-        request_id, frame = self._connection.call(opcode, body, self._caller(timeout), flags=flags)
+        caller = self._caller(timeout)
+        request_id, frame = self._connection.call(opcode, body, caller, flags=flags)
         self._outbox.write(frame)
-        envelope = (await self._reply_to(request_id)).envelope
+        envelope = (await self._reply_to(request_id, caller)).envelope
         if envelope.status != STATUS_OK and envelope.status != 0:
             raise CallFailed(envelope.status, envelope.error, opcode=opcode)
         return envelope
@@ -210,9 +211,10 @@ class Link:
         """
         if self._error is not None:
             raise self._not_sent()
-        request_id, frame = self._connection.call_raw(message, self._caller(timeout))
+        caller = self._caller(timeout)
+        request_id, frame = self._connection.call_raw(message, caller)
         self._outbox.write(frame)
-        return (await self._reply_to(request_id)).message
+        return (await self._reply_to(request_id, caller)).message
 
     def _caller(self, timeout: float | None) -> _Caller:
         if timeout is None:
@@ -221,10 +223,12 @@ class Link:
         self._group.call_timer.look_by(deadline)
         return _Caller(current_task(), timeout, deadline)
 
-    async def _reply_to(self, request_id: int) -> ReplyReceived[_Caller]:
+    async def _reply_to(self, request_id: int, caller: _Caller) -> ReplyReceived[_Caller]:
         """Wait until the reader brings the reply, or `finish` or `expire_calls` the reason why there is none."""
 
         def canceled(_: object) -> Abort:
+            # The reply may have been read already, behind what canceled this call: nobody is to be woken by it.
+            caller.task = None
             self._give_up(request_id)
             return Abort.SUCCEEDED
 
@@ -409,9 +413,8 @@ class Link:
         with self._group.flusher:
             for number, event in enumerate(events, start=1):
                 match event:
-                    case ReplyReceived():
-                        if event.caller.task is not None:
-                            reschedule(event.caller.task, Value(event))
+                    case ReplyReceived() | ReplyUnreadable():
+                        _wake(event)
                     case CallReceived():
                         try:
                             self._group.handler.on_call(self, event.request_id, event.envelope, event.message)
@@ -427,16 +430,11 @@ class Link:
                         if event.status == TOO_MANY_CALLS:
                             self._group.refused[CALLS_IN_FLIGHT] += 1
                         self._outbox.write(event.answer)
-                    case ReplyUnreadable():
-                        if event.caller.task is not None:
-                            reschedule(event.caller.task, Error(event.error))
                     case Ended():
                         end = event.error
                     case HelloReceived():
                         raise AssertionError("the machine gives one hello, and shake_hands took it")
-                if self._error is not None:
-                    break
-                if self._outbox.bytes > self._pause_bytes:
+                if self._error is not None or self._outbox.bytes > self._pause_bytes:
                     self._unhandled = events[number:]
                     break
             try:
@@ -509,6 +507,9 @@ class Link:
         self._connection.close()
         self._group.links.discard(self)
         never_sent = self._outbox.clear()
+        for event in self._unhandled:  # replies that were read: whoever waits for one has no other end to hear of
+            if isinstance(event, ReplyReceived | ReplyUnreadable):
+                _wake(event)
         for request_id, caller in self._connection.take_in_flight().items():
             if caller.task is None:
                 continue
@@ -527,6 +528,13 @@ class Link:
 
     def _not_sent(self) -> NotSent:
         return NotSent(f"the connection has ended: {self._error}")
+
+
+def _wake(event: ReplyReceived[_Caller] | ReplyUnreadable[_Caller]) -> None:
+    """Give a reply to who waits for it, if anybody still does."""
+    task = event.caller.task
+    if task is not None:
+        reschedule(task, Value(event) if isinstance(event, ReplyReceived) else Error(event.error))
 
 
 async def _shake_hands_tls(sock: ssl.SSLSocket) -> None:

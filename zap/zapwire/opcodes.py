@@ -57,6 +57,7 @@ class Op(enum.IntEnum):
     GRANT_CREDITS = 0x97
     BACKFILL_SCHEDULE = 0x98
     MATCHING_TIMES = 0x99
+    UPDATE_WORKFLOW = 0x9A
 
     SUBSCRIBE_WORKFLOW_TASKS = 0xA0
     SUBSCRIBE_ACTIVITY_TASKS = 0xA1
@@ -163,9 +164,13 @@ _INFO: Final = "workflow_id run_id workflow_type status history_length task_queu
 _SIGNAL: Final = "signal_name signal_input? "
 _PAGE: Final = "page_size? next_page_token?"
 _START: Final = "namespace? workflow_type task_queue? workflow_id? run_id? input? "
-_START_MORE: Final = "request_id? retry_policy? timeouts? memo? search_attributes? cron_schedule? identity?"
+_START_MORE: Final = (
+    "request_id? retry_policy? timeouts? memo? search_attributes? cron_schedule? identity? id_reuse_policy?"
+    " id_conflict_policy?"
+)
 _SCHEDULE: Final = "id spec action paused schedule info"
 _SUBSCRIBE: Final = "namespace? task_queue identity? sdk_name? sdk_version? slots? types?"
+_IDS_NOTE: Final = "id_reuse_policy and id_conflict_policy are ours"
 
 OPCODES: Final = (
     Opcode(
@@ -190,8 +195,13 @@ OPCODES: Final = (
         True,
         "the Add client's; options are ours",
     ),
-    _call(Op.START_WORKFLOW, _START + _START_MORE, "workflow_id run_id"),
-    _call(Op.SIGNAL_WORKFLOW, _RUN + " signal_name input? identity?", "status"),
+    _call(Op.START_WORKFLOW, _START + _START_MORE, "workflow_id run_id", _IDS_NOTE),
+    _call(
+        Op.SIGNAL_WORKFLOW,
+        _RUN + " signal_name input? identity? request_id?",
+        "status",
+        "request_id is ours: a second signal with it is taken for the same",
+    ),
     _call(Op.CANCEL_WORKFLOW, _RUN + " reason? identity?", _INFO),
     _call(Op.TERMINATE_WORKFLOW, _RUN + " reason? identity?", _INFO),
     _call(Op.DESCRIBE_WORKFLOW, _RUN, "info"),
@@ -204,7 +214,7 @@ OPCODES: Final = (
     ),
     _call(Op.QUERY_WORKFLOW, _RUN + " query_type args? query_args?", "query_result result"),
     _call(Op.RESET_WORKFLOW, _RUN + " event_id? reason? identity?", _INFO),
-    _call(Op.SIGNAL_WITH_START, _START + _SIGNAL + _START_MORE, "workflow_id run_id"),
+    _call(Op.SIGNAL_WITH_START, _START + _SIGNAL + _START_MORE, "workflow_id run_id", _IDS_NOTE),
     _call(
         Op.SCHEDULE_ACTIVITY,
         _RUN + " task_queue? activity_type input? start_to_close_ms? heartbeat_ms? schedule_to_start_ms?"
@@ -227,12 +237,17 @@ OPCODES: Final = (
     ),
     _call(Op.DESCRIBE_NAMESPACE, "name? namespace?", "namespaceInfo config namespace"),
     _call(Op.LIST_NAMESPACES, _PAGE, "namespaces next_page_token?"),
-    _call(Op.HEALTH, "", "service status namespace"),
+    _call(
+        Op.HEALTH,
+        "",
+        "service status namespace durability? store? queued_bytes? refused?",
+        "what follows namespace is ours",
+    ),
     _call(
         Op.AWAIT_EXECUTION,
-        _RUN,
-        "workflow_id run_id status status_name result? failure? reason?",
-        "answered when the execution closes",
+        _RUN + " follow?",
+        "workflow_id run_id status status_name result? failure? reason? new_run_id?",
+        "answered when the execution closes; with follow, when the last run of its chain does",
         since=OURS,
     ),
     _one_way(Op.ABANDON_CALL, "request_id", "its sender no longer waits for that call's answer", since=OURS),
@@ -255,9 +270,25 @@ OPCODES: Final = (
         "of a schedule, or of the spec in `schedule`",
         since=OURS,
     ),
-    _call(Op.SUBSCRIBE_WORKFLOW_TASKS, _SUBSCRIBE, "subscription_id", "slots and types are ours"),
+    _call(
+        Op.UPDATE_WORKFLOW,
+        _RUN + " update_name update_id? args? wait?",
+        "update_id stage result? failure?",
+        "answered when the workflow accepted it, or completed it, as wait says; a rejection is status 400",
+        since=OURS,
+    ),
+    _call(
+        Op.SUBSCRIBE_WORKFLOW_TASKS,
+        _SUBSCRIBE + " replays?",
+        "subscription_id",
+        "slots, types and replays are ours",
+    ),
     _call(Op.SUBSCRIBE_ACTIVITY_TASKS, _SUBSCRIBE, "subscription_id", "slots and types are ours"),
-    _respond(Op.RESPOND_WORKFLOW_TASK_COMPLETED, "commands?"),
+    _respond(
+        Op.RESPOND_WORKFLOW_TASK_COMPLETED,
+        "commands?",
+        "kinds that are names are ours, for workers that subscribed with replays",
+    ),
     _respond(Op.RESPOND_ACTIVITY_TASK_COMPLETED, "result?"),
     _respond(Op.RESPOND_ACTIVITY_TASK_FAILED, "failure?"),
     _respond(
@@ -266,8 +297,9 @@ OPCODES: Final = (
     _call(Op.UNSUBSCRIBE_TASKS, "subscription_id", "ok"),
     _push(
         Op.DELIVER_WORKFLOW_TASK,
-        "task_token workflow_id run_id workflow_type_name input? attempt?",
-        "attempt is ours",
+        "task_token workflow_id run_id workflow_type_name input? attempt? history? previous_event_id? last_event_id?"
+        " next_event_id? updates?",
+        "attempt and what follows it are ours; a worker that replays gets the history, and no input beside it",
     ),
     _push(
         Op.DELIVER_ACTIVITY_TASK,

@@ -75,6 +75,25 @@ _CAPABILITY_TEXTS = {
     Capability.STREAMS: "takes payloads in pieces",
 }
 
+_RECEIPTS = """## Receipts
+
+Each request that changes something may carry `durability`, in its JSON body or in the options of 0x50 and 0x51: what
+its answer waits for. Another word is refused with 400. Without the key it is the most that the server can do.
+
+| receipt | durability | the change is |
+|---|---|---|
+| 1 | `memory` | made; gone with the server's process |
+| 2 | `written` | with the operating system: survives the process, not the loss of power |
+| 3 | `synced` | on the disk |
+
+Between peers that both have RECEIPTS the answer says which one was reached, in the field `receipt` of its root object:
+at 20 in an envelope and in the acknowledgement of a respond frame, at 12 in the answer to 0x50 and 0x51. It is less
+than was asked for where the server keeps less, and that is no error. 0 says nothing: refusals, answers to requests that
+only look, and answers that come when something has happened later (0x91, 0x9A) have none, and towards a peer without
+RECEIPTS the field is always 0. The key is read from every peer. Over HTTP the level stands in the answer's JSON as
+`durability`.
+"""
+
 _RULINGS = """## Where Go's client and Go's server disagree
 
 One server serves both; the fields of the request tell them apart and the answer carries both shapes.
@@ -93,6 +112,48 @@ One server serves both; the fields of the request tell them apart and the answer
 A payload (input, result, details) is one JSON value. The server passes it on as it came. Where Go sends base64
 of JSON (0x6B `input`, 0xC4 `result`), a string counts as base64 when it decodes to valid JSON, and as itself
 when it does not.
+
+A failure may say when the next attempt is to begin, whatever the retry policy's own interval is:
+`{"v":1,"p":{"message":"busy","code":"Busy"},"nextRetryDelayMs":1500}`. It is ours; Go ignores it.
+"""
+
+_COMMANDS = """## Workers that replay
+
+A workflow worker that subscribes with `replays` gets a workflow task (0xB0) whenever its run has events that it has
+not seen. `history` has the events past `previous_event_id`, which is 0 for a worker that does not have the run at
+hand, up to `last_event_id`; where `next_event_id` is given it reads those from there on with 0x66. `updates` are to be
+accepted or rejected with the answer. The answer (0xA2) says what the workflow wants done, and gives the task back:
+
+    {"v":1,"cmds":[{"kind":"start-timer","id":"0.1","fire_after_ms":1000},{"kind":"complete","result":{"n":1}}]}
+
+An answer is applied as a whole or refused as a whole with 400; a refused one counts as a failed task. `id` names the
+place in the workflow's code; the events that follow from a command carry it as `commandId`. Payloads are JSON values.
+
+| kind | fields |
+|---|---|
+| `schedule-activity` | id type task_queue? input? start_to_close_ms? heartbeat_ms? schedule_to_start_ms? \
+schedule_to_close_ms? retry_policy? |
+| `cancel-activity` | id |
+| `start-timer` | id fire_after_ms |
+| `cancel-timer` | id |
+| `start-child` | id type workflow_id? task_queue? input? timeouts? retry_policy? parent_close_policy? memo? \
+search_attributes? cron_schedule? |
+| `cancel-external` | id workflow_id run_id? reason? |
+| `signal-external` | id workflow_id run_id? signal_name input? |
+| `record-marker` | id name details? |
+| `upsert` | id memo? search_attributes? |
+| `accept-update` | update_id |
+| `reject-update` | update_id failure |
+| `complete-update` | update_id result? failure? |
+| `complete` | result? |
+| `fail` | failure? |
+| `cancel` | failure? |
+| `continue-as-new` | type? task_queue? input? timeouts? memo? search_attributes? |
+| `fail-task` | reason: the worker could not do its task; another tries |
+| `unknown-type` | the worker does not have this workflow type, and is not asked for it again |
+
+`parent_close_policy` is terminate (the default), cancel or abandon. `complete`, `fail`, `cancel` and `continue-as-new`
+end the run and come last; Go's kinds 0, 1 and 3 do the same. `fail-task` and `unknown-type` stand alone.
 """
 
 
@@ -114,7 +175,9 @@ def specification() -> str:
         _table(
             ("number", "name", "direction", "kind", "request", "response", "since", "served", "note"), opcode_table()
         ),
-        "\n" + _RULINGS,
+        "\n" + _RECEIPTS,
+        _RULINGS,
+        _COMMANDS,
     ]
     return "\n".join(parts)
 

@@ -15,6 +15,8 @@ from zapserver.engine.commands import (
     SignalExecution,
     StartWorkflow,
     TerminateExecution,
+    UpdateExecution,
+    UpdateStage,
 )
 from zapserver.engine.errors import Invalid
 from zapserver.engine.limits import SMALL_PAYLOAD_BYTES_MAX
@@ -29,6 +31,7 @@ from zapserver.requests import (
     ResetRequest,
     SignalRequest,
     StartRequest,
+    UpdateRequest,
     payload,
 )
 from zapserver.visibility import parse_query
@@ -40,6 +43,7 @@ PAGE_BYTES_MAX = 4 * 1024 * 1024
 
 
 def start(call: Call, request: StartRequest) -> object:
+    reuse, conflict = requests.id_policies(request)
     started = call.step(
         StartWorkflow(
             type=request.type,
@@ -49,13 +53,15 @@ def start(call: Call, request: StartRequest) -> object:
             input=payload(request.input, "input"),
             request_id=request.request_id,
             retry_policy=None if request.retry_policy is None else request.retry_policy.policy(),
-            timeouts=request.workflow_timeouts(),
+            timeouts=requests.workflow_timeouts(request.timeouts),
             cron_schedule=request.cron_schedule,
             memo=payload(request.memo, "memo", SMALL_PAYLOAD_BYTES_MAX),
             search_attributes=request.search_attributes,
             identity=request.identity or call.peer_name,
             signal_name=request.signal,
             signal_input=payload(request.signal_input, "signal_input"),
+            id_reuse=reuse,
+            id_conflict=conflict,
         )
     )
     return {"run_id": started.run_id, "workflow_id": started.workflow_id}
@@ -80,6 +86,7 @@ def _signal(call: Call, request: SignalRequest) -> object:
             signal_name=request.signal,
             input=payload(request.input, "input"),
             identity=request.identity,
+            request_id=request.request_id,
         )
     )
     return {"status": "signaled"}
@@ -184,7 +191,31 @@ def query_answer(result: Payload | None) -> object:
 
 
 def _await(call: Call, request: AwaitRequest) -> object:
-    call.step(AwaitExecution(workflow_id=request.workflow, run_id=request.run, waiter=call.waiter, peer=call.peer))
+    call.step(
+        AwaitExecution(
+            workflow_id=request.workflow,
+            run_id=request.run,
+            waiter=call.waiter,
+            peer=call.peer,
+            follow=request.follow,
+        )
+    )
+    return DEFERRED
+
+
+def _update(call: Call, request: UpdateRequest) -> object:
+    call.step(
+        UpdateExecution(
+            workflow_id=request.workflow,
+            run_id=request.run,
+            name=request.update_name,
+            update_id=request.update_id,
+            args=payload(request.args, "args"),
+            waiter=call.waiter,
+            peer=call.peer,
+            wait=requests.choice("wait", request.wait, UpdateStage, UpdateStage.COMPLETED),
+        )
+    )
     return DEFERRED
 
 
@@ -211,4 +242,5 @@ CALLS: dict[int, Handler] = {
     Op.SIGNAL_WITH_START: Handler(StartRequest, _signal_with_start),
     Op.AWAIT_EXECUTION: Handler(AwaitRequest, _await),
     Op.EXPLAIN: Handler(ExecutionRequest, _explain),
+    Op.UPDATE_WORKFLOW: Handler(UpdateRequest, _update),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from zapserver import shapes
 from zapserver.calls.context import Call, Handler
 from zapserver.engine.errors import Invalid
+from zapserver.health import health
 from zapserver.requests import NamespaceRequest, Request
 from zapwire.opcodes import Op
 
@@ -34,8 +35,7 @@ def _list(call: Call, request: NamespaceRequest) -> object:
 
 
 def _health(call: Call, request: Request) -> object:
-    namespaces = call.namespaces
-    return {"namespace": namespaces.default, "service": "tasks", "status": "ok", "refused": namespaces.refused}
+    return {**health(call.namespaces), "refused": call.namespaces.refused}
 
 
 CALLS: dict[int, Handler] = {

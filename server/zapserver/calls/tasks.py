@@ -19,6 +19,7 @@ from zapwire.opcodes import Op
 
 def start_task(call: Call, task_type: str, body: msgspec.Raw | None, options: TaskOptions) -> Started:
     """A one-shot task, however it was asked for."""
+    reuse, conflict = requests.id_policies(options)
     return call.step(
         StartTask(
             type=task_type,
@@ -30,6 +31,8 @@ def start_task(call: Call, task_type: str, body: msgspec.Raw | None, options: Ta
             timeouts=options.timeouts(),
             memo=payload(options.memo, "memo", SMALL_PAYLOAD_BYTES_MAX),
             identity=options.identity or call.peer_name,
+            id_reuse=reuse,
+            id_conflict=conflict,
         )
     )
 

@@ -2,46 +2,40 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-
-import msgspec
+import contextlib
 
 from zapserver.calls.context import BinaryCall, Call, CallOpener, Handler
 from zapserver.engine.commands import (
     AnswerQuery,
     CompleteActivity,
-    CompleteWorkflowTask,
     FailActivity,
+    FailWorkflowTask,
     HandBackTask,
     HeartbeatActivity,
-    Payload,
     QueueKind,
     ScheduleActivity,
     SetSlots,
     Subscribe,
     Unsubscribe,
-    WorkflowCommand,
-    WorkflowCommandKind,
 )
-from zapserver.engine.errors import Invalid, NotFound
+from zapserver.engine.errors import EngineError, Invalid, NotFound, TooLarge
 from zapserver.engine.limits import SMALL_PAYLOAD_BYTES_MAX
 from zapserver.requests import (
     AnswerQueryRequest,
     ScheduleActivityRequest,
     SubscribeRequest,
     SubscriptionRequest,
+    activity_timeouts,
     base64_or_json,
     json_payload,
 )
-from zapwire.body import decode_json
+from zapserver.task_commands import read_answer
 from zapwire.envelope import decode_respond, encode_ack
 from zapwire.errors import BadBody
 from zapwire.frame import Buffer
 from zapwire.opcodes import Op
 
 TYPES_MAX = 10_000
-COMMANDS_MAX = 10_000
 
 
 def _subscribe(kind: QueueKind, call: Call, request: SubscribeRequest) -> object:
@@ -55,6 +49,7 @@ def _subscribe(kind: QueueKind, call: Call, request: SubscribeRequest) -> object
             identity=request.identity or call.peer_name,
             slots=request.slots,
             types=None if request.types is None else frozenset(request.types),
+            replays=request.replays,
         )
     )
     return {"subscription_id": subscribed.subscription_id}
@@ -87,7 +82,7 @@ def _schedule_activity(call: Call, request: ScheduleActivityRequest) -> object:
             type=request.activity_type,
             task_queue=request.task_queue,
             input=base64_or_json(request.input, "input"),
-            timeouts=request.activity_timeouts(),
+            timeouts=activity_timeouts(request),
             retry_policy=None if request.retry_policy is None else request.retry_policy.policy(),
         )
     )
@@ -112,35 +107,16 @@ _ACKNOWLEDGED = encode_ack(200)
 # --- respond frames --------------------------------------------------------------------------------
 
 
-class _CommandBody(msgspec.Struct):
-    kind: int
-    result: str | None = None
-    failure: str | None = None
-
-
-class _CommandsBody(msgspec.Struct):
-    cmds: list[_CommandBody] | None = None
-
-
 def _workflow_task_completed(open_call: CallOpener, message: bytes) -> bytes:
     call, token, data = _respond(open_call, message)
-    body = decode_json(data, _CommandsBody) if data else _CommandsBody()
-    bodies = body.cmds or []
-    if len(bodies) > COMMANDS_MAX:
-        raise Invalid(f"{len(bodies)} commands in one answer; at most {COMMANDS_MAX} are allowed")
-    call.step(CompleteWorkflowTask(token=token, commands=tuple(_command(item) for item in bodies)))
-    return _ACKNOWLEDGED
-
-
-def _command(body: _CommandBody) -> WorkflowCommand:
     try:
-        kind = WorkflowCommandKind(body.kind)
-    except ValueError:
-        raise Invalid(f"command kind {body.kind} is not one of 0 to 3") from None
-    if kind is WorkflowCommandKind.COMPLETE:
-        return WorkflowCommand(kind=kind, payload=json_payload(_base64(body.result, "result"), "result"))
-    failure = _base64(body.failure, "failure")
-    return WorkflowCommand(kind=kind, payload=Payload(failure) if failure else None)
+        call.step(read_answer(token, data))
+    except (BadBody, Invalid, TooLarge) as error:
+        # It will not get better: a replaying worker has failed its task. One of the Go kind holds on to it.
+        with contextlib.suppress(EngineError):
+            call.step(FailWorkflowTask(token=token, reason=f"its answer was refused: {error}"))
+        raise
+    return _ACKNOWLEDGED
 
 
 def _activity_task_completed(open_call: CallOpener, message: bytes) -> bytes:
@@ -180,13 +156,6 @@ def _respond(open_call: CallOpener, message: bytes) -> tuple[Call, str, Buffer]:
         return open_call(namespace), token, data
     except (Invalid, NotFound):
         raise NotFound("task token not found") from None
-
-
-def _base64(text: str | None, what: str) -> bytes:
-    try:
-        return base64.b64decode(text or "", validate=True)
-    except (binascii.Error, ValueError):
-        raise Invalid(f"the {what} is not base64: {(text or '')[:60]!r}") from None
 
 
 CALLS: dict[int, Handler] = {

@@ -20,6 +20,7 @@ from zapserver.logs import configure_logging
 from zapserver.settings import ZAP_PORT_DEFAULT
 from zaptasks import open_client, parse_spec
 from zaptasks.duration import SECOND, parse_duration
+from zaptasks.options import DURABILITIES
 
 ZAP_DEFAULT = f"127.0.0.1:{ZAP_PORT_DEFAULT}"
 
@@ -52,6 +53,13 @@ def with_client(function: Callable[..., Awaitable[None]]) -> Callable[..., None]
         run(work)
 
     return command
+
+
+durability_option = click.option(
+    "--durability",
+    type=click.Choice(DURABILITIES),
+    help="What the answer waits for; without it the most that the server can do.",
+)
 
 
 def _identity() -> str:

@@ -53,8 +53,8 @@ async def print_result(handle: ExecutionHandle, output: Output) -> None:
 
 
 def print_started(handle: ExecutionHandle, output: Output) -> None:
-    """The ids of what was started: the workflow id alone for eyes and for `$(...)`."""
+    """The ids of what was started, and how durable it is: the workflow id alone for eyes and for `$(...)`."""
     if output.as_json:
-        output.json({"workflow_id": handle.workflow_id, "run_id": handle.run_id})
+        output.json({"workflow_id": handle.workflow_id, "run_id": handle.run_id, "durability": handle.durability})
     else:
         output.say(handle.workflow_id)

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zapserver.printable import printable
+from zaptasks import Durability
 
 LOG_CHARACTERS: Final = 160
 """The width of a table that goes to a file or a pipe, which has none of its own."""
@@ -47,6 +48,15 @@ class Output:
         """A line for eyes; programs asked for JSON and get nothing."""
         if not self.as_json:
             click.echo(printable(text))
+
+    def warn(self, text: str) -> None:
+        """A line on stderr, for eyes and for logs."""
+        click.echo(printable(text), err=True)
+
+    def reached(self, reached: Durability | None, asked: Durability | None) -> None:
+        """Say it when a server did less than it was asked for."""
+        if asked is not None and reached != asked:
+            self.warn(f"the server answered with durability {reached or 'unknown'}, and {asked} was asked for")
 
     def rows(self, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, none: str) -> None:
         """Many of a kind: a table of `columns` (key to heading), or a JSON array of everything."""

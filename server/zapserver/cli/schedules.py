@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from zapserver.cli.connecting import DURATION, JSON, SPEC, TIME, with_client
+from zapserver.cli.connecting import DURATION, JSON, SPEC, TIME, durability_option, with_client
 from zapserver.cli.executions import print_started
 from zapserver.cli.output import Output, Payload
-from zaptasks import AsyncClient, Every, ScheduleInfo, ScheduleSpec, StartTask, StartWorkflow
+from zaptasks import AsyncClient, Durability, Every, ScheduleInfo, ScheduleSpec, StartTask, StartWorkflow
 from zaptasks.duration import MILLISECOND, format_duration
 from zaptasks.records import IntervalInfo, ScheduleSpecInfo
 
@@ -119,6 +119,7 @@ def _spec(
 @click.option("--max-runs", type=click.IntRange(1), help="Fire so many times, then no more.")
 @click.option("--pause-on-failure", is_flag=True, help="Pause it after a run that failed for good.")
 @click.option("--paused", is_flag=True, help="Do not fire until it is unpaused.")
+@durability_option
 @click.option("--dry-run", is_flag=True, help="Make nothing; print when it would fire in the next 24 hours.")
 @with_client
 async def add(
@@ -141,6 +142,7 @@ async def add(
     max_runs: int | None,
     pause_on_failure: bool,
     paused: bool,
+    durability: Durability | None,
     dry_run: bool,
 ) -> None:
     """Make or replace a schedule that starts a task of TYPE with the payload INPUT.
@@ -166,8 +168,10 @@ async def add(
         catchup_window=catchup,
         pause_on_failure=pause_on_failure,
         remaining_actions=max_runs,
+        durability=durability,
     )
-    output.record(_record(info))
+    output.reached(info.durability, durability)
+    output.record({**_record(info), "durability": info.durability})
 
 
 def _print_times(times: Sequence[datetime], output: Output) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
-from zapserver.cli.connecting import JSON, SPEC, with_client
+from zapserver.cli.connecting import JSON, SPEC, durability_option, with_client
 from zapserver.cli.executions import execution_record, print_result, print_started
 from zapserver.cli.output import Output
-from zaptasks import AsyncClient
+from zaptasks import AsyncClient, Durability
 
 DEAD_LETTER_COLUMNS = {"workflow_id": "ID", "type": "TYPE", "close_time": "GAVE UP", "error": "ERROR"}
 
@@ -20,6 +22,7 @@ _task_queue = click.option("--task-queue", default="default", show_default=True)
 @_task_queue
 @click.option("--id", "task_id", default="", help="Its id; without it the server's choice.")
 @click.option("--request-id", default="", help="The same one again starts nothing new.")
+@durability_option
 @click.option("--wait", is_flag=True, help="Wait for the result and print it.")
 @with_client
 async def now(
@@ -30,10 +33,14 @@ async def now(
     task_queue: str,
     task_id: str,
     request_id: str,
+    durability: Durability | None,
     wait: bool,
 ) -> None:
     """Start a one-shot task of TYPE with PAYLOAD as JSON (- for stdin), and print its id."""
-    handle = await client.now(type, payload, id=task_id, task_queue=task_queue, request_id=request_id)
+    handle = await client.now(
+        type, payload, id=task_id, task_queue=task_queue, request_id=request_id, durability=durability
+    )
+    output.reached(handle.durability, durability)
     if wait:
         await print_result(handle, output)
     else:
@@ -44,13 +51,19 @@ async def now(
 @click.argument("name")
 @click.argument("spec", type=SPEC)
 @_task_queue
+@durability_option
 @with_client
-async def add(client: AsyncClient, output: Output, name: str, spec: str, task_queue: str) -> None:
+async def add(
+    client: AsyncClient, output: Output, name: str, spec: str, task_queue: str, durability: Durability | None
+) -> None:
     """Start the task NAME at every time of SPEC: a duration such as 1h30m, or a cron expression.
 
     It runs in one of the processes that serve NAME. `zaptasks schedule add` can say more.
     """
-    await client.put_task_schedule(name, spec, task_queue=task_queue)
+    kept = await client.put_task_schedule(name, spec, task_queue=task_queue, durability=durability)
+    output.reached(kept.durability, durability)
+    if output.as_json:
+        output.json({"schedule_id": name, "durability": kept.durability})
     output.say(f"scheduled {name}")
 
 
@@ -84,16 +97,21 @@ async def requeue(client: AsyncClient, output: Output, task_id: str, run_id: str
 @click.command(short_help="Ask a server how it is.")
 @with_client
 async def health(client: AsyncClient, output: Output) -> None:
-    """Ask a server how it is. The exit status is 1 when it does not answer."""
+    """Ask a server how it is. The exit status is 1 when it does not answer, or takes nothing because its disk fails."""
     answer = await client.health()
     output.record(
         {
             "service": answer.service,
             "status": answer.status,
             "namespace": answer.namespace,
+            "durability": answer.durability,
+            "store": answer.store,
+            "queued_bytes": answer.queued_bytes,
             "refused": answer.refused if output.as_json else "",
         }
     )
     if answer.refused and not output.as_json:
         rows = [{"limit": name, "refused": count} for name, count in sorted(answer.refused.items())]
         output.rows(rows, {"limit": "LIMIT", "refused": "REFUSED"}, none="")
+    if answer.status == "failing":
+        sys.exit(1)

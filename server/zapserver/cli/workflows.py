@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from zapserver.cli.connecting import JSON, with_client
+from zapserver.cli.connecting import JSON, durability_option, with_client
 from zapserver.cli.executions import COLUMNS, execution_record, print_result, print_started
 from zapserver.cli.output import Output
-from zaptasks import AsyncClient
+from zaptasks import AsyncClient, Durability
 from zaptasks.client import PAGE_SIZE
 
 LISTED_DEFAULT = 50
@@ -32,6 +32,7 @@ _reason = click.option("--reason", default="", help="For the history, and for th
 @click.option("--task-queue", default="default", show_default=True)
 @click.option("--request-id", default="", help="The same one again starts nothing new.")
 @click.option("--run-timeout", type=float, help="Seconds.")
+@durability_option
 @click.option("--wait", is_flag=True, help="Wait for the result and print it.")
 @with_client
 async def start(
@@ -43,12 +44,20 @@ async def start(
     task_queue: str,
     request_id: str,
     run_timeout: float | None,
+    durability: Durability | None,
     wait: bool,
 ) -> None:
     """Start a workflow of TYPE. Each of ARGS is one argument, as JSON."""
     handle = await client.start_workflow(
-        type, *args, id=workflow_id, task_queue=task_queue, request_id=request_id, run_timeout=run_timeout
+        type,
+        *args,
+        id=workflow_id,
+        task_queue=task_queue,
+        request_id=request_id,
+        run_timeout=run_timeout,
+        durability=durability,
     )
+    output.reached(handle.durability, durability)
     if wait:
         await print_result(handle, output)
     else:
@@ -103,10 +112,22 @@ async def history(client: AsyncClient, output: Output, workflow_id: str, run_id:
 @click.argument("name")
 @click.argument("value", type=JSON, required=False)
 @_run_id
+@durability_option
 @with_client
-async def signal(client: AsyncClient, output: Output, workflow_id: str, name: str, value: object, run_id: str) -> None:
+async def signal(
+    client: AsyncClient,
+    output: Output,
+    workflow_id: str,
+    name: str,
+    value: object,
+    run_id: str,
+    durability: Durability | None,
+) -> None:
     """Send the signal NAME, with VALUE as JSON."""
-    await client.get_handle(workflow_id, run_id).signal(name, value)
+    kept = await client.get_handle(workflow_id, run_id).signal(name, value, durability=durability)
+    output.reached(kept.durability, durability)
+    if output.as_json:
+        output.json({"workflow_id": workflow_id, "durability": kept.durability})
     output.say(f"signaled {workflow_id}")
 
 

@@ -39,7 +39,7 @@ from zapserver.engine.commands import ActivityTimeouts, Payload, QueueKind, Stat
 from zapserver.engine.effects import DeliverActivityCancel
 from zapserver.engine.errors import NotFound, StaleToken
 from zapserver.engine.records import Activity, ActivityCall, ActivityState, EventType, Execution, QueuedTask
-from zapserver.engine.retry import RetryPolicy
+from zapserver.engine.retry import INTERVAL_MS_MAX, RetryPolicy
 from zapserver.engine.state import State
 from zapserver.engine.validation import storable_failure
 from zapwire.failure import CANCELED_ERROR, TIMEOUT_ERROR, Failure, decode_failure, encode_failure
@@ -82,8 +82,26 @@ def schedule(
     retry_policy: RetryPolicy,
     now_ms: int,
     call: ActivityCall | None = None,
+    command_id: str = "",
+    scheduled_event_id: int = 0,
 ) -> Activity:
-    """Create an activity and hand it to a worker or to the line."""
+    """Create an activity and hand it to a worker or to the line.
+
+    `scheduled_event_id` is given where its scheduling is in the history already.
+    """
+    if not scheduled_event_id:
+        attributes: dict[str, object] = {
+            "activityId": activity_id,
+            "activityType": activity_type,
+            "taskQueue": task_queue,
+            "input": input,
+        }
+        if not execution.is_task:  # a reset schedules it again from this
+            attributes["timeouts"] = msgspec.structs.asdict(timeouts)
+            attributes["retryPolicy"] = msgspec.structs.asdict(retry_policy)
+        if command_id:
+            attributes["commandId"] = command_id
+        scheduled_event_id = s.record(execution, EventType.ACTIVITY_SCHEDULED, now_ms, **attributes).event_id
     activity = Activity(
         execution=execution,
         type=activity_type,
@@ -95,19 +113,11 @@ def schedule(
         scheduled_ms=now_ms,
         ready_ms=now_ms,
         call=call,
+        command_id=command_id,
+        scheduled_event_id=scheduled_event_id,
     )
     s.activities[activity_id] = activity
     execution.open_activities[activity_id] = activity
-    event = s.record(
-        execution,
-        EventType.ACTIVITY_SCHEDULED,
-        now_ms,
-        activityId=activity_id,
-        activityType=activity_type,
-        taskQueue=task_queue,
-        input=input,
-    )
-    activity.scheduled_event_id = event.event_id
     s.touch_activity(activity)
     matching.enqueue(s, activity, now_ms)
     s.timers.update(activity)
@@ -264,9 +274,10 @@ def _timed_out(s: State, activity: Activity, kind: str, limit_ms: int, now_ms: i
 def _attempt_failed(s: State, activity: Activity, failure: bytes, status: Status, now_ms: int) -> Outcome | None:
     """Retry after a wait, or close when the policy, the failure or the total time says no."""
     policy = activity.retry_policy
-    retry_ms = now_ms + policy.interval_ms(activity.charged)
-    close_ms = activity.timeouts.schedule_to_close_ms
     read = decode_failure(failure)
+    wait_ms = policy.interval_ms(activity.charged) if read.next_retry_ms is None else read.next_retry_ms
+    retry_ms = now_ms + max(0, min(wait_ms, INTERVAL_MS_MAX))
+    close_ms = activity.timeouts.schedule_to_close_ms
     if (
         read.non_retryable
         or activity.cancel_reason is not None
@@ -308,6 +319,10 @@ def _close(s: State, outcome: Outcome, now_ms: int) -> Outcome:
     else:
         assert outcome.failure is not None
         attributes["failure"] = Payload(outcome.failure)
+    if not activity.execution.is_task:
+        attributes["scheduledEventId"] = activity.scheduled_event_id
+    if activity.command_id:
+        attributes["commandId"] = activity.command_id
     _event(s, activity, _CLOSING_EVENT[outcome.status], now_ms, **attributes)
     _detach(s, activity, now_ms)
     return outcome

@@ -57,6 +57,37 @@ class Status(enum.IntEnum):
         return f"WORKFLOW_EXECUTION_STATUS_{self.name}"
 
 
+class IdReuse(enum.StrEnum):
+    """Whether an id that a closed execution had may be used again."""
+
+    ALLOW = "allow-duplicate"
+    ALLOW_FAILED_ONLY = "allow-duplicate-failed-only"
+    REJECT = "reject-duplicate"
+
+
+class IdConflict(enum.StrEnum):
+    """What happens when an open execution has the id."""
+
+    FAIL = "fail"
+    USE_EXISTING = "use-existing"
+    TERMINATE_EXISTING = "terminate-existing"
+
+
+class ParentClosePolicy(enum.StrEnum):
+    """What becomes of a child that is open when its parent's run closes."""
+
+    TERMINATE = "terminate"
+    CANCEL = "cancel"
+    ABANDON = "abandon"
+
+
+class UpdateStage(enum.StrEnum):
+    """How far an update has to be for its caller to be answered."""
+
+    ACCEPTED = "accepted"
+    COMPLETED = "completed"
+
+
 class Overlap(enum.StrEnum):
     """What a schedule does when it is time and a run of it is still open."""
 
@@ -107,7 +138,7 @@ class Subscribed(_Struct, frozen=True):
 # --- what executions and activities are made of ---------------------------------------------------
 
 
-class ActivityTimeouts(_Struct, frozen=True):
+class ActivityTimeouts(_Struct, frozen=True, omit_defaults=True):
     """Milliseconds; zero means none."""
 
     schedule_to_start_ms: int = 0
@@ -116,11 +147,15 @@ class ActivityTimeouts(_Struct, frozen=True):
     heartbeat_ms: int = 0
 
 
-class WorkflowTimeouts(_Struct, frozen=True):
-    """Milliseconds; zero means none. `execution_ms` spans retries and cron runs, `run_ms` one run."""
+class WorkflowTimeouts(_Struct, frozen=True, omit_defaults=True):
+    """Milliseconds; zero means none. `execution_ms` spans retries and cron runs, `run_ms` one run.
+
+    `task_ms` is how long a replaying worker may take for one workflow task; zero means the default.
+    """
 
     execution_ms: int = 0
     run_ms: int = 0
+    task_ms: int = 0
 
 
 class Action(_Struct, frozen=True):
@@ -172,6 +207,8 @@ class StartTask(Command[Started], frozen=True):
     timeouts: ActivityTimeouts | None = None
     memo: Payload | None = None
     identity: str = ""
+    id_reuse: IdReuse = IdReuse.ALLOW
+    id_conflict: IdConflict = IdConflict.FAIL
 
 
 class StartWorkflow(Command[Started], frozen=True):
@@ -190,6 +227,8 @@ class StartWorkflow(Command[Started], frozen=True):
     signal_name: str = ""
     """Given: signal-with-start. A running execution of this id is signaled instead of started."""
     signal_input: Payload | None = None
+    id_reuse: IdReuse = IdReuse.ALLOW
+    id_conflict: IdConflict = IdConflict.FAIL
 
 
 class SignalExecution(Command[None], frozen=True):
@@ -198,6 +237,8 @@ class SignalExecution(Command[None], frozen=True):
     run_id: str = ""
     input: Payload | None = None
     identity: str = ""
+    request_id: str = ""
+    """A second signal with the id of an earlier one is taken for the same."""
 
 
 class CancelExecution(Command[None], frozen=True):
@@ -233,6 +274,24 @@ class QueryExecution(Command[Payload | None], frozen=True):
     timeout_ms: int = 5_000
 
 
+class UpdateExecution(Command[None], frozen=True):
+    """Ask a workflow to change: it accepts or rejects, and perhaps answers later.
+
+    An `UpdateAnswered` or `Answered` effect follows for `waiter`, at once for what is decided already.
+    A second update with the id of an earlier one is taken for the same and gets the same answer.
+    """
+
+    workflow_id: str
+    name: str
+    waiter: Waiter
+    peer: PeerKey
+    run_id: str = ""
+    update_id: str = ""
+    """Empty: the server makes one."""
+    args: Payload | None = None
+    wait: UpdateStage = UpdateStage.COMPLETED
+
+
 class AwaitExecution(Command[bool], frozen=True):
     """A `Closed` effect follows for `waiter`: with this step, and the answer is True, when it is closed already.
 
@@ -243,6 +302,8 @@ class AwaitExecution(Command[bool], frozen=True):
     waiter: Waiter
     peer: PeerKey
     run_id: str = ""
+    follow: bool = False
+    """Go on to the next run of a chain (retry, cron, continue-as-new) instead of answering with this one's end."""
 
 
 class AbandonWait(Command[None], frozen=True):
@@ -270,6 +331,9 @@ class Subscribe(Command[Subscribed], frozen=True):
     """At most so many unfinished deliveries; None for a peer that does not say."""
     types: frozenset[str] | None = None
     """Deliver only these types; None for all."""
+    replays: bool = False
+    """A workflow worker that gets the history and answers with commands; else one of the Go kind, which holds its task
+    for as long as the run lasts."""
 
 
 class Unsubscribe(Command[bool], frozen=True):
@@ -319,9 +383,150 @@ class WorkflowCommand(_Struct, frozen=True):
     payload: Payload | None = None
 
 
+class _TaskCommand(_Struct, frozen=True):
+    """What a replaying worker wants done. `id` names the place in its task tree; events carry it as `commandId`."""
+
+    id: str
+
+
+class ScheduleActivityCommand(_TaskCommand, frozen=True):
+    type: str
+    task_queue: str = ""
+    """Empty: the execution's own."""
+    input: Payload | None = None
+    timeouts: ActivityTimeouts = ActivityTimeouts()
+    retry_policy: RetryPolicy | None = None
+
+
+class CancelActivityCommand(_TaskCommand, frozen=True):
+    """Ask the activity of this id to stop; nothing happens when it is closed."""
+
+
+class StartTimerCommand(_TaskCommand, frozen=True):
+    fire_after_ms: int
+
+
+class CancelTimerCommand(_TaskCommand, frozen=True):
+    """Stop the timer of this id; nothing happens when it has fired."""
+
+
+class StartChildCommand(_TaskCommand, frozen=True):
+    type: str
+    workflow_id: str = ""
+    task_queue: str = ""
+    """Empty: the execution's own."""
+    input: Payload | None = None
+    timeouts: WorkflowTimeouts = WorkflowTimeouts()
+    retry_policy: RetryPolicy | None = None
+    parent_close_policy: ParentClosePolicy = ParentClosePolicy.TERMINATE
+    memo: Payload | None = None
+    search_attributes: dict[str, Any] | None = None
+    cron_schedule: str = ""
+
+
+class CancelExternalCommand(_TaskCommand, frozen=True):
+    workflow_id: str
+    run_id: str = ""
+    reason: str = ""
+
+
+class SignalExternalCommand(_TaskCommand, frozen=True):
+    workflow_id: str
+    name: str
+    run_id: str = ""
+    input: Payload | None = None
+
+
+class RecordMarkerCommand(_TaskCommand, frozen=True):
+    """Keep a value that replay is to find again: a side effect, a patch."""
+
+    name: str
+    details: Payload | None = None
+
+
+class UpsertCommand(_TaskCommand, frozen=True):
+    """Replace the memo where one is given, and the search attributes that are named; None takes one away."""
+
+    memo: Payload | None = None
+    search_attributes: dict[str, Any] | None = None
+
+
+class AcceptUpdateCommand(_Struct, frozen=True):
+    update_id: str
+
+
+class RejectUpdateCommand(_Struct, frozen=True):
+    update_id: str
+    failure: bytes
+
+
+class CompleteUpdateCommand(_Struct, frozen=True):
+    """One of `result` and `failure` counts: the failure where it is given."""
+
+    update_id: str
+    result: Payload | None = None
+    failure: bytes | None = None
+
+
+class CompleteCommand(_Struct, frozen=True):
+    result: Payload | None = None
+
+
+class FailCommand(_Struct, frozen=True):
+    failure: Payload | None = None
+
+
+class CancelCommand(_Struct, frozen=True):
+    """End the run as it was asked to; a failure says why, else the request's own reason stands."""
+
+    failure: Payload | None = None
+
+
+class ContinueAsNewCommand(_Struct, frozen=True):
+    """End the run and begin another of the same id. What is empty or None stays as it was, but for the input."""
+
+    type: str = ""
+    task_queue: str = ""
+    input: Payload | None = None
+    timeouts: WorkflowTimeouts | None = None
+    memo: Payload | None = None
+    search_attributes: dict[str, Any] | None = None
+
+
+TaskCommand: TypeAlias = (
+    WorkflowCommand
+    | ScheduleActivityCommand
+    | CancelActivityCommand
+    | StartTimerCommand
+    | CancelTimerCommand
+    | StartChildCommand
+    | CancelExternalCommand
+    | SignalExternalCommand
+    | RecordMarkerCommand
+    | UpsertCommand
+    | AcceptUpdateCommand
+    | RejectUpdateCommand
+    | CompleteUpdateCommand
+    | CompleteCommand
+    | FailCommand
+    | CancelCommand
+    | ContinueAsNewCommand
+)
+"""Go's kinds end a run for either kind of worker; all others come from replaying workers only."""
+
+
 class CompleteWorkflowTask(Command[None], frozen=True):
     token: str
-    commands: tuple[WorkflowCommand, ...]
+    commands: tuple[TaskCommand, ...]
+
+
+class FailWorkflowTask(Command[None], frozen=True):
+    """A replaying worker cannot do its task: its replay went another way, or the workflow's code is broken."""
+
+    token: str
+    reason: str
+    unknown_type: bool = False
+    """It does not have this workflow type and is not asked for it again."""
 
 
 class CompleteActivity(Command[None], frozen=True):

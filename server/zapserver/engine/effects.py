@@ -9,15 +9,30 @@ from typing import TypeAlias
 
 import msgspec
 
-from zapserver.engine.commands import Payload, PeerKey, Status, Waiter
+from zapserver.engine.commands import Payload, PeerKey, Status, UpdateStage, Waiter
 from zapserver.engine.errors import EngineError
+from zapserver.engine.records import Event
 
 
 class _Effect(msgspec.Struct, frozen=True, kw_only=True):
     pass
 
 
+class UpdateRequest(msgspec.Struct, frozen=True):
+    """An update that a worker is to accept or reject with its answer."""
+
+    update_id: str
+    name: str
+    args: Payload | None
+
+
 class DeliverWorkflowTask(_Effect, frozen=True):
+    """To a worker of the Go kind, which reads the input; or, `replays`, to one that reads the history.
+
+    A replaying worker gets the events past `previous_event_id`: zero for one that does not have the run. Where they are
+    too many for one delivery it reads those from `next_event_id` up to `last_event_id` itself.
+    """
+
     peer: PeerKey
     task_token: str
     workflow_id: str
@@ -25,6 +40,13 @@ class DeliverWorkflowTask(_Effect, frozen=True):
     workflow_type: str
     input: Payload | None
     attempt: int
+    replays: bool = False
+    history: tuple[Event, ...] = ()
+    previous_event_id: int = 0
+    last_event_id: int = 0
+    next_event_id: int = 0
+    """Zero: the history is all here."""
+    updates: tuple[UpdateRequest, ...] = ()
 
 
 class DeliverActivityTask(_Effect, frozen=True):
@@ -97,6 +119,26 @@ class Closed(_Effect, frozen=True):
     failure: Payload | None
     reason: str
     """Why it was canceled or terminated."""
+    new_run_id: str = ""
+    """The run that follows it in a chain of retries, cron runs and continue-as-new."""
+
+
+class UpdateAnswered(_Effect, frozen=True):
+    """For a call that asked for an update: how far it is, and with `completed` its outcome."""
+
+    waiter: Waiter
+    update_id: str
+    stage: UpdateStage
+    result: Payload | None = None
+    failure: Payload | None = None
+
+
+class UpdateRejected(_Effect, frozen=True):
+    """For a call whose update the workflow does not want; nothing of it is recorded."""
+
+    waiter: Waiter
+    update_id: str
+    failure: Payload
 
 
 class Answered(_Effect, frozen=True):
@@ -115,4 +157,4 @@ Delivery: TypeAlias = (
     | DeliverActivityCancel
     | DeliverQuery
 )
-Effect: TypeAlias = Delivery | PeerFull | Closed | Answered
+Effect: TypeAlias = Delivery | PeerFull | Closed | Answered | UpdateAnswered | UpdateRejected

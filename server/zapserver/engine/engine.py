@@ -18,13 +18,18 @@ from typing import Any, TypeVar, cast
 from zapserver.engine import (
     activities,
     changes,
+    children,
     executions,
     queries,
+    rebuild,
     recovery,
     registry,
     schedule_runs,
     schedules,
+    updates,
+    wakeups,
     workflow_tasks,
+    workflow_timers,
 )
 from zapserver.engine import commands as c
 from zapserver.engine.effects import Effect
@@ -41,6 +46,7 @@ from zapserver.engine.records import (
     Schedule,
     Subscription,
     WorkflowTask,
+    WorkflowTimer,
 )
 from zapserver.engine.state import State
 from zapserver.engine.validation import check_name, check_payloads
@@ -139,7 +145,10 @@ class Engine:
                 case Activity():
                     executions.apply(s, activities.fire(s, target, now_ms), now_ms)
                 case Execution():
-                    executions.fire(s, target, now_ms)
+                    if not executions.fire(s, target, now_ms):
+                        workflow_tasks.task_is_due(s, target, now_ms)
+                case WorkflowTimer():
+                    workflow_timers.fire(s, target, now_ms)
                 case Schedule():
                     schedules.fire(s, target, now_ms)
                 case PendingQuery():
@@ -153,9 +162,12 @@ class Engine:
     def _follow_up(self, now_ms: int) -> None:
         """What the schedules do about those of their runs that closed."""
         s = self._state
-        while s.freed_schedules:
-            schedule, execution = s.freed_schedules.pop(0)
-            schedule_runs.run_closed(s, schedule, execution, now_ms)
+        while s.ended or s.freed_schedules:
+            if s.ended:
+                children.tell_relatives(s, s.ended.popleft(), now_ms)
+            else:
+                schedule, execution = s.freed_schedules.pop(0)
+                schedule_runs.run_closed(s, schedule, execution, now_ms)
 
 
 def _check_rate(rate: ActionRate, now_ms: int) -> None:
@@ -173,7 +185,15 @@ def _check_rate(rate: ActionRate, now_ms: int) -> None:
 
 def _signal(s: State, command: c.SignalExecution, now_ms: int) -> None:
     execution = s.execution(command.workflow_id, command.run_id)
-    executions.signal(s, execution, command.signal_name, command.input, command.identity, now_ms)
+    executions.signal(
+        s,
+        execution,
+        command.signal_name,
+        command.input,
+        command.identity,
+        now_ms,
+        request_id=command.request_id,
+    )
 
 
 def _cancel(s: State, command: c.CancelExecution, now_ms: int) -> None:
@@ -187,7 +207,7 @@ def _terminate(s: State, command: c.TerminateExecution, now_ms: int) -> None:
 
 
 def _reset(s: State, command: c.ResetExecution, now_ms: int) -> c.Started:
-    return executions.reset(s, s.execution(command.workflow_id, command.run_id), command, now_ms)
+    return rebuild.reset(s, s.execution(command.workflow_id, command.run_id), command, now_ms)
 
 
 def _query(s: State, command: c.QueryExecution, now_ms: int) -> c.Payload | None:
@@ -196,7 +216,13 @@ def _query(s: State, command: c.QueryExecution, now_ms: int) -> c.Payload | None
 
 def _await(s: State, command: c.AwaitExecution, now_ms: int) -> bool:
     execution = s.execution(command.workflow_id, command.run_id)
-    return executions.wait_for_close(s, execution, command.waiter, command.peer)
+    return executions.wait_for_close(s, execution, command.waiter, command.peer, follow=command.follow)
+
+
+def _update(s: State, command: c.UpdateExecution, now_ms: int) -> None:
+    execution = s.execution(command.workflow_id, command.run_id)
+    updates.ask(s, execution, command, now_ms)
+    wakeups.wake(s, execution, now_ms)
 
 
 def _abandon(s: State, command: c.AbandonWait, now_ms: int) -> None:
@@ -204,6 +230,11 @@ def _abandon(s: State, command: c.AbandonWait, now_ms: int) -> None:
     execution = None if peer is None else peer.waiting.pop(command.waiter, None)
     if execution is not None:
         execution.waiters.pop(command.waiter, None)
+        execution.followers.pop(command.waiter, None)
+        return
+    update = None if peer is None else peer.updating.pop(command.waiter, None)
+    if update is not None:
+        updates.forget_waiter(s, update, command.waiter)
         return
     for query in list(s.queries.values()):
         if query.waiter == command.waiter:
@@ -238,8 +269,14 @@ def _complete_workflow_task(s: State, command: c.CompleteWorkflowTask, now_ms: i
     workflow_tasks.complete_workflow_task(s, command.token, command.commands, now_ms)
 
 
+def _fail_workflow_task(s: State, command: c.FailWorkflowTask, now_ms: int) -> None:
+    workflow_tasks.fail_workflow_task(s, command, now_ms)
+
+
 def _subscribe(s: State, command: c.Subscribe, now_ms: int) -> c.Subscribed:
     check_name("task queue", command.task_queue, s.limits)
+    if command.replays and command.kind is not c.QueueKind.WORKFLOW:
+        raise Invalid("replays is for workflow tasks; an activity worker has nothing to replay")
     slots = _slots(s, s.limits.slots_max if command.slots is None else command.slots)
     types = 0 if command.types is None else len(command.types)
     if types > s.limits.types_per_subscription_max:
@@ -261,6 +298,7 @@ def _subscribe(s: State, command: c.Subscribe, now_ms: int) -> c.Subscribed:
         slots=slots,
         types=command.types,
         is_full=peer is not None and peer.is_full,
+        replays=command.replays,
     )
     s.peer(command.peer).subscriptions[subscription.subscription_id] = subscription
     s.queue(subscription.queue).add(subscription)
@@ -306,6 +344,9 @@ def _peer_lost(s: State, command: c.PeerLost, now_ms: int) -> None:
         return
     for waiter, execution in peer.waiting.items():
         execution.waiters.pop(waiter, None)
+        execution.followers.pop(waiter, None)
+    for waiter, update in peer.updating.items():
+        updates.forget_waiter(s, update, waiter)
     for query in list(peer.queries.values()):
         queries.worker_lost(s, query)
     for subscription in peer.subscriptions.values():
@@ -313,8 +354,9 @@ def _peer_lost(s: State, command: c.PeerLost, now_ms: int) -> None:
     lost = list(peer.leases.values())
     again: list[QueuedTask] = []
     for task in lost:
-        if isinstance(task, WorkflowTask) and (returned := workflow_tasks.holder_lost(s, task, now_ms)) is not None:
-            again.append(returned)
+        if isinstance(task, WorkflowTask):
+            returned = workflow_tasks.worker_lost(s, task, command.reason, now_ms)
+            again += [] if returned is None else [returned]
     held = [task for task in lost if isinstance(task, Activity)]
     outcomes, returned_activities = activities.workers_lost(s, held, command.reason, now_ms)
     for outcome in outcomes:
@@ -364,6 +406,7 @@ _HANDLERS: dict[type[c.Command[Any]], Callable[[State, Any, int], Any]] = {
     c.TerminateExecution: _terminate,
     c.ResetExecution: _reset,
     c.QueryExecution: _query,
+    c.UpdateExecution: _update,
     c.AwaitExecution: _await,
     c.AbandonWait: _abandon,
     c.RequeueDeadLetter: _requeue_dead_letter,
@@ -374,6 +417,7 @@ _HANDLERS: dict[type[c.Command[Any]], Callable[[State, Any, int], Any]] = {
     c.ResumePeer: _resume_peer,
     c.ScheduleActivity: workflow_tasks.schedule_activity,
     c.CompleteWorkflowTask: _complete_workflow_task,
+    c.FailWorkflowTask: _fail_workflow_task,
     c.CompleteActivity: _complete_activity,
     c.FailActivity: _fail_activity,
     c.HeartbeatActivity: _heartbeat,

@@ -1,42 +1,59 @@
 """The life of an execution: a one-shot task or a workflow, from start to one of its ends.
 
     RUNNING --cancel, while a worker runs it--> CANCELING
-    RUNNING, CANCELING --> COMPLETED | FAILED | CANCELED | TERMINATED | TIMED_OUT
+    RUNNING, CANCELING --> COMPLETED | FAILED | CANCELED | TERMINATED | TIMED_OUT | CONTINUED_AS_NEW
 
 The first end wins and never changes. A workflow that fails with attempts left in its retry policy,
-or that has a cron schedule, ends and a new run of the same id starts when it is due.
+or that has a cron schedule, ends and a new run of the same id starts when it is due; one that continues
+as new ends and the next run starts at once. A cancel ends a workflow
+
+    | that no worker began       | at once                                                             |
+    | that a holder has          | when its worker ends it, or over its head after a minute            |
+    | that a replaying worker has| when its worker ends it, which may compensate first; or by a timeout |
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from zapserver.engine import activities, matching, registry
+from zapserver.engine import activities, matching, registry, updates, wakeups, workflow_timers
 from zapserver.engine.activities import Outcome
 from zapserver.engine.commands import (
-    ActivityTimeouts,
+    ContinueAsNewCommand,
+    IdConflict,
     Payload,
     PeerKey,
     QueueKind,
-    ResetExecution,
     Started,
     StartTask,
     StartWorkflow,
     Status,
     Waiter,
+    WorkflowCommand,
+    WorkflowCommandKind,
 )
 from zapserver.engine.effects import Closed, DeliverActivityResult, DeliverCancelRequest
-from zapserver.engine.errors import Conflict, Invalid, LimitReached
-from zapserver.engine.records import ActivityCall, EventType, Execution, RequestKey, WorkflowTask
-from zapserver.engine.retry import TASK_RETRY
+from zapserver.engine.errors import Conflict, Invalid, LimitReached, NotFound
+from zapserver.engine.records import (
+    TASK_TIMEOUTS,
+    ActivityCall,
+    EventType,
+    Execution,
+    RequestKey,
+    WorkflowTask,
+    task_activity_id,
+)
+from zapserver.engine.retry import INTERVAL_MS_MAX, TASK_RETRY
 from zapserver.engine.specs import next_due_ms, read_spec
 from zapserver.engine.state import State
-from zapserver.engine.validation import check_name, check_request_id, check_timeouts, storable_failure
+from zapserver.engine.validation import (
+    check_name,
+    check_request_id,
+    check_search_attributes,
+    check_timeouts,
+    storable_failure,
+)
 from zapwire.failure import TIMEOUT_ERROR, Failure, decode_failure, encode_failure
-
-TASK_TIMEOUTS = ActivityTimeouts(start_to_close_ms=600_000)
-"""A one-shot task that names no timeout may take ten minutes, so that a handler that hangs gives its
-slot back some day."""
 
 CANCEL_MS_MAX = 60_000
 """A workflow that has not ended this long after it was asked to is canceled over its head, as Go's
@@ -48,7 +65,10 @@ _CLOSING_EVENT = {
     Status.CANCELED: EventType.EXECUTION_CANCELED,
     Status.TERMINATED: EventType.EXECUTION_TERMINATED,
     Status.TIMED_OUT: EventType.EXECUTION_TIMED_OUT,
+    Status.CONTINUED_AS_NEW: EventType.EXECUTION_CONTINUED_AS_NEW,
 }
+
+_CRON_GOES_ON = (Status.COMPLETED, Status.FAILED, Status.TIMED_OUT)
 
 
 # --- start ---------------------------------------------------------------------------------------
@@ -65,7 +85,9 @@ def start_task(s: State, command: StartTask, now_ms: int, *, schedule_id: str = 
         return known
     run_id = s.new_id()
     workflow_id = command.workflow_id or f"{command.type}-{run_id[:24]}"
-    registry.check_free(s, workflow_id)
+    present = registry.claim(s, workflow_id, command.id_reuse, command.id_conflict)
+    if present is not None and command.id_conflict is IdConflict.USE_EXISTING:
+        return _join(s, present, request)
     registry.check_backlog(s, (QueueKind.ACTIVITY, command.task_queue))
     execution = Execution(
         workflow_id=workflow_id,
@@ -82,7 +104,8 @@ def start_task(s: State, command: StartTask, now_ms: int, *, schedule_id: str = 
         activity_timeouts=command.timeouts or TASK_TIMEOUTS,
         schedule_id=schedule_id,
     )
-    _admit(s, execution, now_ms, request)
+    _replace(s, present, command.identity, now_ms)
+    admit(s, execution, now_ms, request)
     _schedule_the_task(s, execution, now_ms)
     return Started(workflow_id=workflow_id, run_id=run_id)
 
@@ -94,9 +117,10 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
     check_name("task queue", command.task_queue, s.limits)
     check_request_id(command.request_id, s.limits)
     check_timeouts(command.timeouts)
+    check_search_attributes(command.search_attributes)
     if command.signal_name:
         check_name("signal name", command.signal_name, s.limits)
-    first_due_ms = _first_due_ms(command.cron_schedule, now_ms)
+    task_due_ms = first_due_ms(command.cron_schedule, now_ms)
     if command.workflow_id:
         request = registry.request_key("workflow", command.workflow_id, schedule_id, command.request_id)
     else:
@@ -105,14 +129,15 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
         return known
     if command.signal_name and (latest := s.open_ids.get(command.workflow_id)) is not None:
         signal(s, latest, command.signal_name, command.signal_input, command.identity, now_ms)
-        registry.remember(s, latest, request)
-        return Started(workflow_id=latest.workflow_id, run_id=latest.run_id, is_new=False)
+        return _join(s, latest, request)
     run_id = command.run_id or s.new_id()
     registry.check_run_id(s, run_id)
     workflow_id = command.workflow_id or f"{command.type.lower()}-{run_id[:24]}"
     if not command.workflow_id and s.latest(workflow_id) is not None:
         workflow_id = f"{command.type.lower()}-{run_id}"
-    registry.check_free(s, workflow_id)
+    present = registry.claim(s, workflow_id, command.id_reuse, command.id_conflict)
+    if present is not None and command.id_conflict is IdConflict.USE_EXISTING:
+        return _join(s, present, request)
     registry.check_backlog(s, (QueueKind.WORKFLOW, command.task_queue))
     execution = Execution(
         workflow_id=workflow_id,
@@ -129,17 +154,31 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
         retry_policy=None if command.retry_policy is None else command.retry_policy.normalized(),
         timeouts=command.timeouts,
         cron_schedule=command.cron_schedule,
-        task_due_ms=first_due_ms,
+        task_due_ms=task_due_ms,
         schedule_id=schedule_id,
     )
-    _admit(s, execution, now_ms, request)
+    _replace(s, present, command.identity, now_ms)
+    admit(s, execution, now_ms, request)
     if command.signal_name:
-        _record_signal(s, execution, command.signal_name, command.signal_input, command.identity, now_ms)
-    _set_off(s, execution, now_ms)
+        record_signal(s, execution, command.signal_name, command.signal_input, command.identity, now_ms)
+    set_off(s, execution, now_ms)
     return Started(workflow_id=workflow_id, run_id=run_id)
 
 
-def _first_due_ms(cron_schedule: str, now_ms: int) -> int | None:
+def _join(s: State, present: Execution, request: RequestKey | None) -> Started:
+    """A start that found the execution that it wants."""
+    registry.remember(s, present, request)
+    s.touch(present)
+    return Started(workflow_id=present.workflow_id, run_id=present.run_id, is_new=False)
+
+
+def _replace(s: State, present: Execution | None, identity: str, now_ms: int) -> None:
+    """A start that is to end what has its id."""
+    if present is not None:
+        close(s, present, Status.TERMINATED, now_ms, reason="another start took its id", identity=identity)
+
+
+def first_due_ms(cron_schedule: str, now_ms: int) -> int | None:
     """When the first run is due; None for at once."""
     if not cron_schedule:
         return None
@@ -150,7 +189,9 @@ def _first_due_ms(cron_schedule: str, now_ms: int) -> int | None:
     return due_ms
 
 
-def _admit(s: State, execution: Execution, now_ms: int, request: RequestKey | None = None) -> None:
+def admit(
+    s: State, execution: Execution, now_ms: int, request: RequestKey | None = None, *, continued_run_id: str = ""
+) -> None:
     """Enter a new execution into the indexes and record that it started."""
     registry.index(s, execution)
     registry.remember(s, execution, request)
@@ -165,7 +206,13 @@ def _admit(s: State, execution: Execution, now_ms: int, request: RequestKey | No
         attributes["scheduleId"] = execution.schedule_id
     if execution.attempt > 1:
         attributes["attempt"] = execution.attempt
-    s.record(execution, EventType.EXECUTION_STARTED, now_ms, **attributes)
+    if execution.parent is not None:
+        attributes["parentWorkflowId"] = execution.parent.workflow_id
+        attributes["parentRunId"] = execution.parent.run_id
+    if continued_run_id:
+        attributes["continuedRunId"] = continued_run_id
+    event = s.record(execution, EventType.EXECUTION_STARTED, now_ms, **attributes)
+    execution.news_event_id = event.event_id
 
 
 def _schedule_the_task(s: State, execution: Execution, now_ms: int) -> None:
@@ -173,7 +220,7 @@ def _schedule_the_task(s: State, execution: Execution, now_ms: int) -> None:
     activities.schedule(
         s,
         execution,
-        activity_id=f"act-{execution.run_id[:24]}",
+        activity_id=task_activity_id(execution.run_id),
         activity_type=execution.type,
         task_queue=execution.task_queue,
         input=execution.input,
@@ -183,17 +230,24 @@ def _schedule_the_task(s: State, execution: Execution, now_ms: int) -> None:
     )
 
 
-def _enqueue_workflow_task(s: State, execution: Execution, now_ms: int) -> None:
-    queue = (QueueKind.WORKFLOW, execution.task_queue)
-    execution.task = WorkflowTask(execution=execution, type=execution.type, queue=queue)
-    matching.enqueue(s, execution.task, now_ms)
+# --- signals, cancel, terminate -------------------------------------------------------------------
 
 
-# --- signals, cancel, terminate, reset ------------------------------------------------------------
-
-
-def signal(s: State, execution: Execution, name: str, input: Payload | None, identity: str, now_ms: int) -> None:
+def signal(
+    s: State,
+    execution: Execution,
+    name: str,
+    input: Payload | None,
+    identity: str,
+    now_ms: int,
+    *,
+    request_id: str = "",
+) -> None:
+    """Record a signal. A replaying worker gets it with its next task; one of the Go kind has no way to."""
     check_name("signal name", name, s.limits)
+    check_request_id(request_id, s.limits)
+    if request_id and request_id in execution.signal_ids:
+        return
     check_open(execution)
     registry.check_history(s, execution)
     if execution.signal_count >= s.limits.signals_per_execution_max:
@@ -202,14 +256,19 @@ def signal(s: State, execution: Execution, name: str, input: Payload | None, ide
             " let it end and go on in a new run",
             limit="signals-per-execution",
         )
-    _record_signal(s, execution, name, input, identity, now_ms)
+    if request_id:
+        execution.signal_ids[request_id] = None
+        if len(execution.signal_ids) > s.limits.signal_ids_max:
+            del execution.signal_ids[next(iter(execution.signal_ids))]
+    record_signal(s, execution, name, input, identity, now_ms)
 
 
-def _record_signal(
-    s: State, execution: Execution, name: str, input: Payload | None, identity: str, now_ms: int
-) -> None:
+def record_signal(s: State, execution: Execution, name: str, input: Payload | None, identity: str, now_ms: int) -> None:
+    """One that may be recorded: nothing is checked any more."""
     execution.signal_count += 1
-    s.record(execution, EventType.EXECUTION_SIGNALED, now_ms, signalName=name, input=input, identity=identity)
+    attributes = {"signalName": name, "input": input, "identity": identity}
+    event = s.record(execution, EventType.EXECUTION_SIGNALED, now_ms, **attributes)
+    wakeups.news(s, execution, event.event_id, now_ms)
 
 
 def cancel(s: State, execution: Execution, reason: str, identity: str, now_ms: int) -> None:
@@ -217,13 +276,18 @@ def cancel(s: State, execution: Execution, reason: str, identity: str, now_ms: i
     if not execution.status.is_open:
         return
     is_repeat = execution.status is Status.CANCELING
+    is_replayed = execution.is_with_replaying_worker
     if not is_repeat:
-        s.record(execution, EventType.EXECUTION_CANCEL_REQUESTED, now_ms, reason=reason, identity=identity)
+        event = s.record(execution, EventType.EXECUTION_CANCEL_REQUESTED, now_ms, reason=reason, identity=identity)
         execution.status = Status.CANCELING
         execution.cancel_reason = reason
         execution.cancel_identity = identity
-        execution.cancel_due_ms = now_ms + CANCEL_MS_MAX
+        if not is_replayed:
+            execution.cancel_due_ms = now_ms + CANCEL_MS_MAX
         s.timers.update(execution)
+        wakeups.news(s, execution, event.event_id, now_ms)
+    if is_replayed:
+        return
     task = execution.task
     if task is not None and task.lease is not None:
         s.effects.append(
@@ -238,6 +302,8 @@ def cancel(s: State, execution: Execution, reason: str, identity: str, now_ms: i
         return
     if task is not None:
         matching.withdraw(s, task)  # nobody is to begin with it now
+        execution.task_retry_ms = None
+        s.timers.update(execution)
     for activity in list(execution.open_activities.values()):
         activities.request_cancel(s, activity, execution.cancel_reason, now_ms)
     close_if_canceled(s, execution, now_ms)
@@ -247,6 +313,7 @@ def close_if_canceled(s: State, execution: Execution, now_ms: int) -> None:
     """A cancel is complete once nobody runs the execution or any activity of it."""
     is_held = execution.task is not None and execution.task.lease is not None
     if execution.status is Status.CANCELING and not is_held and not execution.open_activities:
+        assert not execution.is_replayed
         close(s, execution, Status.CANCELED, now_ms, reason=execution.cancel_reason, identity=execution.cancel_identity)
 
 
@@ -256,55 +323,27 @@ def terminate(s: State, execution: Execution, reason: str, identity: str, now_ms
         close(s, execution, Status.TERMINATED, now_ms, reason=reason, identity=identity)
 
 
-def reset(s: State, source: Execution, command: ResetExecution, now_ms: int) -> Started:
-    """End `source` and start a new run from its input, with its history up to the event named."""
-    if not 1 <= command.event_id <= source.history_length:
-        raise Invalid(f"event id {command.event_id} is not in 1..{source.history_length} of run {source.run_id}")
-    registry.check_room(s, source.workflow_id)
-    registry.check_backlog(s, _queue_of(source))
-    newest = s.open_ids.get(source.workflow_id)
-    kept = s.events(source, 0, command.event_id)
-    for run in {id(run): run for run in (source, newest) if run is not None and run.status.is_open}.values():
-        close(s, run, Status.TERMINATED, now_ms, reason=f"reset: {command.reason}", identity=command.identity)
-    execution = _next_run(source, s.new_id(), now_ms)
-    execution.signal_count = sum(event.type is EventType.EXECUTION_SIGNALED for event in kept)
-    registry.index(s, execution)
-    for event in kept:
-        s.record(execution, event.type, event.time_ms, **event.attributes)
-    s.record(
-        execution,
-        EventType.EXECUTION_RESET,
-        now_ms,
-        baseRunId=source.run_id,
-        eventId=command.event_id,
-        reason=command.reason,
-        identity=command.identity,
-    )
-    _set_off(s, execution, now_ms)
-    return Started(workflow_id=execution.workflow_id, run_id=execution.run_id)
-
-
 def requeue_dead_letter(s: State, source: Execution, identity: str, now_ms: int) -> Started:
     if not source.is_dead_letter:
         raise Conflict(
             f"run {source.run_id} of {source.workflow_id!r} is not a dead letter: it is {source.status.name}"
         )
     registry.check_free(s, source.workflow_id)
-    registry.check_backlog(s, _queue_of(source))
+    registry.check_backlog(s, queue_of(source))
     registry.calm(s, source)
-    execution = _next_run(source, s.new_id(), now_ms)
+    execution = next_run(source, s.new_id(), now_ms)
     execution.identity = identity
-    _admit(s, execution, now_ms)
-    _set_off(s, execution, now_ms)
+    admit(s, execution, now_ms)
+    set_off(s, execution, now_ms)
     return Started(workflow_id=execution.workflow_id, run_id=execution.run_id)
 
 
-def _queue_of(execution: Execution) -> tuple[QueueKind, str]:
+def queue_of(execution: Execution) -> tuple[QueueKind, str]:
     """Where its first work waits."""
     return (QueueKind.ACTIVITY if execution.is_task else QueueKind.WORKFLOW, execution.task_queue)
 
 
-def _next_run(source: Execution, run_id: str, now_ms: int) -> Execution:
+def next_run(source: Execution, run_id: str, now_ms: int) -> Execution:
     """A fresh run of the same id, type, input and settings; in no index yet."""
     return Execution(
         workflow_id=source.workflow_id,
@@ -322,15 +361,17 @@ def _next_run(source: Execution, run_id: str, now_ms: int) -> Execution:
         activity_timeouts=source.activity_timeouts,
         cron_schedule=source.cron_schedule,
         schedule_id=source.schedule_id,
+        parent=source.parent,
+        signal_ids=dict(source.signal_ids),
     )
 
 
-def _set_off(s: State, execution: Execution, now_ms: int) -> None:
+def set_off(s: State, execution: Execution, now_ms: int) -> None:
     """Send the first work of a run out: now, or when it is due."""
     if execution.is_task:
         _schedule_the_task(s, execution, now_ms)
     elif execution.task_due_ms is None:
-        _enqueue_workflow_task(s, execution, now_ms)
+        wakeups.begin(s, execution, now_ms)
     s.timers.update(execution)
 
 
@@ -359,11 +400,14 @@ def apply(s: State, outcome: Outcome | None, now_ms: int) -> None:
     execution = outcome.activity.execution
     if not execution.status.is_open:  # several of its activities closed at once, and the first one ended it
         return
-    if not execution.is_task:
+    if outcome.activity.command_id:
+        wakeups.news(s, execution, execution.history_length, now_ms)
+    elif not execution.is_task:
         call, task = outcome.activity.call, execution.task
         assert call is not None
         assert task is not None
         call.is_closed, call.result, call.failure = True, outcome.result, outcome.failure
+        s.touch(execution)
         if call.position < task.calls_made:  # the present holder has asked for it
             push_result(s, execution, call)
         close_if_canceled(s, execution, now_ms)
@@ -387,12 +431,19 @@ def close(
     failure: bytes | None = None,
     reason: str = "",
     identity: str = "",
+    successor: Execution | None = None,
 ) -> None:
     """End an execution: record it, let go of everything it holds, and tell everybody who waits.
 
-    `reason` and `identity` say why and by whom it was canceled or terminated.
+    `reason` and `identity` say why and by whom it was canceled or terminated. `successor` is the next run of its
+    chain, in no index yet; for a cron schedule it is made here.
     """
     assert execution.status.is_open
+    if successor is None and status in _CRON_GOES_ON and execution.cron_schedule:
+        due_ms = next_due_ms(execution.cron_schedule, now_ms)
+        successor = _later_run(s, execution, due_ms, attempt=1, now_ms=now_ms)
+    if successor is not None:
+        execution.new_run_id = successor.run_id
     execution.status = status
     execution.close_ms = now_ms
     attributes: dict[str, object] = {}
@@ -401,12 +452,19 @@ def close(
     elif status in (Status.CANCELED, Status.TERMINATED):
         execution.close_reason = reason
         attributes.update(reason=reason, identity=identity)
+    elif status is Status.CONTINUED_AS_NEW:
+        attributes["newRunId"] = execution.new_run_id
     if failure is not None:
         execution.failure = Payload(failure)
         attributes["failure"] = execution.failure
     s.record(execution, _CLOSING_EVENT[status], now_ms, **attributes)
     s.timers.remove(execution)
     execution.calls.clear()
+    execution.task_retry_ms = execution.cached_by = None
+    workflow_timers.drop_all(s, execution)
+    updates.execution_closed(s, execution)
+    if execution.children or (execution.parent is not None and not execution.new_run_id):
+        s.ended.append(execution)
     # Those that wait go first, or a slot that another frees would be given to them.
     for activity in sorted(execution.open_activities.values(), key=lambda activity: activity.lease is not None):
         activities.abandon(s, activity, f"the execution is {status.name}", now_ms)
@@ -418,15 +476,63 @@ def close(
             if status in (Status.TERMINATED, Status.TIMED_OUT):
                 _tell_holder(s, execution, task, status)
             matching.finish(s, task, now_ms)
+    _tell_waiters(s, execution, successor)
+    if execution.schedule_id:
+        registry.leave_schedule(s, execution)
+    if successor is not None:
+        admit(s, successor, now_ms, continued_run_id=execution.run_id)
+        if status is Status.CONTINUED_AS_NEW:
+            _carry_over(s, execution, successor, now_ms)
+        set_off(s, successor, now_ms)
+    registry.keep_closed(s, execution)
+
+
+def move_followers(s: State, execution: Execution, successor: Execution) -> None:
+    """Those who wait for the end of a whole chain wait for its next run now."""
+    for waiter in execution.followers:
+        peer_key = successor.waiters[waiter] = execution.waiters.pop(waiter)
+        s.peers[peer_key].waiting[waiter] = successor
+    successor.followers, execution.followers = execution.followers, {}
+
+
+def _tell_waiters(s: State, execution: Execution, successor: Execution | None) -> None:
+    if successor is not None:
+        move_followers(s, execution, successor)
     for waiter, peer_key in execution.waiters.items():
         s.effects.append(closed_effect(execution, waiter))
         del s.peers[peer_key].waiting[waiter]
     execution.waiters.clear()
-    if execution.schedule_id:
-        registry.leave_schedule(s, execution)
-    if status in (Status.COMPLETED, Status.FAILED, Status.TIMED_OUT) and execution.cron_schedule:
-        _run_again(s, execution, next_due_ms(execution.cron_schedule, now_ms), attempt=1, now_ms=now_ms)
-    registry.keep_closed(s, execution)
+    execution.followers.clear()
+
+
+def _carry_over(s: State, source: Execution, successor: Execution, now_ms: int) -> None:
+    """What came while the worker decided to continue as new: it was acknowledged, and the next run has to see it."""
+    for event in s.events(source, source.seen_event_id):
+        if event.type is EventType.EXECUTION_SIGNALED:
+            successor.signal_count += 1
+            s.record(successor, event.type, now_ms, **event.attributes)
+        elif event.type is EventType.EXECUTION_CANCEL_REQUESTED:
+            s.record(successor, event.type, now_ms, **event.attributes)
+            successor.status = Status.CANCELING
+            successor.cancel_reason, successor.cancel_identity = source.cancel_reason, source.cancel_identity
+    successor.news_event_id = successor.history_length
+
+
+def continue_as_new(s: State, execution: Execution, command: ContinueAsNewCommand, now_ms: int) -> None:
+    """End the run and begin the next one with what the worker says. What came in unseen goes along."""
+    successor = next_run(execution, s.new_id(), now_ms)
+    successor.first_start_ms = execution.first_start_ms
+    successor.input = command.input
+    successor.type = command.type or execution.type
+    successor.task_queue = command.task_queue or execution.task_queue
+    if command.timeouts is not None:
+        successor.timeouts = command.timeouts
+    if command.memo is not None:
+        successor.memo = command.memo
+    if command.search_attributes is not None:
+        successor.search_attributes = command.search_attributes
+    successor.is_replayed = True  # only a replaying worker knows what to do with what was carried over
+    close(s, execution, Status.CONTINUED_AS_NEW, now_ms, successor=successor)
 
 
 def closed_effect(execution: Execution, waiter: Waiter) -> Closed:
@@ -438,6 +544,7 @@ def closed_effect(execution: Execution, waiter: Waiter) -> Closed:
         result=execution.result,
         failure=execution.failure,
         reason=execution.close_reason,
+        new_run_id=execution.new_run_id,
     )
 
 
@@ -455,42 +562,69 @@ def _tell_holder(s: State, execution: Execution, task: WorkflowTask, status: Sta
     )
 
 
-def fail(s: State, execution: Execution, failure: bytes, now_ms: int) -> None:
+def end(s: State, execution: Execution, command: WorkflowCommand, now_ms: int) -> None:
+    """Close a workflow as a command of Go's kinds says."""
+    match command.kind:
+        case WorkflowCommandKind.COMPLETE:
+            complete(s, execution, command.payload, now_ms)
+        case WorkflowCommandKind.FAIL:
+            fail(s, execution, command.payload, now_ms)
+        case WorkflowCommandKind.CANCEL:
+            end_canceled(s, execution, command.payload, now_ms)
+
+
+def complete(s: State, execution: Execution, result: Payload | None, now_ms: int) -> None:
+    close(s, execution, Status.COMPLETED, now_ms, result=result)
+
+
+def end_canceled(s: State, execution: Execution, failure: Payload | None, now_ms: int) -> None:
+    """A workflow ended because it was asked to, for the reason that its worker gives or else that of the request."""
+    reason = (decode_failure(failure).message if failure is not None else "") or execution.cancel_reason
+    close(s, execution, Status.CANCELED, now_ms, reason=reason, identity=execution.cancel_identity)
+
+
+def fail(s: State, execution: Execution, failure: Payload | None, now_ms: int) -> None:
     """A workflow failed: close it, and start another run when its retry policy says so."""
+    stored = encode_failure(Failure()) if failure is None else storable_failure(bytes(failure))
+    successor = _retry(s, execution, stored, now_ms)
+    close(s, execution, Status.FAILED, now_ms, failure=stored, successor=successor)
+
+
+def _retry(s: State, execution: Execution, failure: bytes, now_ms: int) -> Execution | None:
     policy = execution.retry_policy
-    failure = storable_failure(failure)
-    close(s, execution, Status.FAILED, now_ms, failure=failure)
     if policy is None or execution.cron_schedule:
-        return
+        return None
     read = decode_failure(failure)
     if read.non_retryable or read.code in policy.non_retryable_error_types:
-        return
-    if policy.allows_another(execution.attempt):
-        due_ms = now_ms + policy.interval_ms(execution.attempt)
-        _run_again(s, execution, due_ms, attempt=execution.attempt + 1, now_ms=now_ms)
+        return None
+    if not policy.allows_another(execution.attempt):
+        return None
+    wait_ms = policy.interval_ms(execution.attempt)
+    if read.next_retry_ms is not None:
+        wait_ms = max(0, min(read.next_retry_ms, INTERVAL_MS_MAX))
+    return _later_run(s, execution, now_ms + wait_ms, attempt=execution.attempt + 1, now_ms=now_ms)
 
 
-def _run_again(s: State, source: Execution, due_ms: int | None, *, attempt: int, now_ms: int) -> None:
-    """Start the next run of a chain at `due_ms`, unless the execution timeout of the whole chain comes first."""
+def _later_run(s: State, source: Execution, due_ms: int | None, *, attempt: int, now_ms: int) -> Execution | None:
+    """The next run of a chain, due at `due_ms`, unless the execution timeout of the whole chain comes first."""
     whole_ms = source.timeouts.execution_ms
     if due_ms is None or (whole_ms and due_ms >= source.first_start_ms + whole_ms):
-        return
-    execution = _next_run(source, s.new_id(), now_ms)
+        return None
+    execution = next_run(source, s.new_id(), now_ms)
     execution.attempt = attempt
     execution.task_due_ms = due_ms
     execution.first_start_ms = source.first_start_ms
-    _admit(s, execution, now_ms)
-    _set_off(s, execution, now_ms)
+    return execution
 
 
 # --- time and loss -----------------------------------------------------------------------------------
 
 
-def fire(s: State, execution: Execution, now_ms: int) -> None:
-    """An execution's deadline has come: it timed out, a cancel was not heard, or its first work is due."""
+def fire(s: State, execution: Execution, now_ms: int) -> bool:
+    """An execution's deadline has come: whether that ended it. It timed out, or a cancel was not heard."""
     if execution.cancel_is_overdue(now_ms):
         close(s, execution, Status.CANCELED, now_ms, reason="the worker did not end it in time", identity="server")
-        return
+        return True
     times_out_ms = execution.times_out_ms()
     if times_out_ms is not None and times_out_ms <= now_ms:
         run_ms, whole_ms = execution.timeouts.run_ms, execution.timeouts.execution_ms
@@ -498,25 +632,33 @@ def fire(s: State, execution: Execution, now_ms: int) -> None:
         text = f"run timeout of {run_ms} ms passed" if is_run else f"execution timeout of {whole_ms} ms passed"
         failure = encode_failure(Failure(message=text, code=TIMEOUT_ERROR, non_retryable=True))
         close(s, execution, Status.TIMED_OUT, now_ms, failure=failure)
-        return
-    _enqueue_workflow_task(s, execution, now_ms)
-    s.timers.update(execution)
+        return True
+    return False
 
 
-def wait_for_close(s: State, execution: Execution, waiter: Waiter, peer_key: PeerKey) -> bool:
-    """Tell `waiter` when it closes; True when it is closed already and the effect is out."""
+def wait_for_close(s: State, execution: Execution, waiter: Waiter, peer_key: PeerKey, *, follow: bool = False) -> bool:
+    """Tell `waiter` when it closes, or the last run that follows it; True when that is closed and the effect is out."""
+    while follow and not execution.status.is_open and execution.new_run_id:
+        try:
+            execution = s.execution(execution.workflow_id, execution.new_run_id)
+        except NotFound:  # forgotten: the end of the last run that is known has the id of the next
+            break
     if not execution.status.is_open:
         s.effects.append(closed_effect(execution, waiter))
         return True
     peer = s.peers.get(peer_key)
     if peer is not None and waiter in peer.waiting:
         raise Conflict(f"{waiter!r} waits for {peer.waiting[waiter].workflow_id!r} already; a call waits for one thing")
-    if peer is not None and len(peer.waiting) >= s.limits.waits_per_peer_max:
+    if peer is not None and len(peer.waiting) + len(peer.updating) >= s.limits.waits_per_peer_max:
         raise LimitReached(
             f"this connection waits for {len(peer.waiting)} executions already, as many as it may",
             limit="waits-per-peer",
         )
+    if peer is not None and waiter in peer.updating:
+        raise Conflict(f"{waiter!r} waits for an update already; a call waits for one thing")
     execution.waiters[waiter] = peer_key
+    if follow:
+        execution.followers[waiter] = None
     s.peer(peer_key).waiting[waiter] = execution
     return False
 

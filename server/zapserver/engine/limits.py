@@ -117,6 +117,18 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         int, limit("timers of an execution", "As pending-activities: each is an entry in the heap of deadlines.")
     ] = 2_000
 
+    pending_updates_max: Annotated[int, limit("updates of an execution", "Not accepted yet: they wait in memory.")] = (
+        100
+    )
+
+    updates_max: Annotated[
+        int, limit("updates of an execution", "Accepted: their ids are kept to know a second request.")
+    ] = 2_000
+
+    signal_ids_max: Annotated[
+        int, limit("request ids of an execution", "Of signals; the oldest are forgotten, nothing is refused.")
+    ] = 1_000
+
     queue_backlog_max: Annotated[
         int,
         limit("waiting tasks of a queue", "Workers that are this far behind do not catch up: the caller has to know."),

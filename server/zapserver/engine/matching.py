@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zapserver.engine.commands import Payload
+from zapserver.engine import histories, updates
 from zapserver.engine.effects import DeliverActivityTask, DeliverWorkflowTask, PeerFull
 from zapserver.engine.records import Activity, ActivityState, EventType, Peer, QueuedTask, Subscription, WorkflowTask
 from zapserver.engine.state import State
@@ -83,18 +83,18 @@ def _deliver(s: State, task: QueuedTask, subscription: Subscription, now_ms: int
     task.attempt += 1
     if isinstance(task, Activity):
         _deliver_activity(s, task, subscription, now_ms)
-        _count(s, subscription, task.input, task.heartbeat_details)
+        _count(s, subscription, len(task.input or b"") + len(task.heartbeat_details or b""))
     else:
         assert isinstance(task, WorkflowTask)
-        _deliver_workflow_task(s, task, subscription, now_ms)
-        _count(s, subscription, task.execution.input)
+        deliver = _deliver_to_replaying_worker if subscription.replays else _deliver_to_holder
+        _count(s, subscription, deliver(s, task, subscription, now_ms))
 
 
-def _count(s: State, subscription: Subscription, *payloads: Payload | None) -> None:
+def _count(s: State, subscription: Subscription, payload_bytes: int) -> None:
     """A backlog of large payloads must not go out at once: the connection could not hold it, and would be
     closed as that of a peer that does not read."""
     peer = s.peer(subscription.peer)
-    peer.burst_bytes += DELIVERY_BYTES + sum(len(payload) for payload in payloads if payload is not None)
+    peer.burst_bytes += DELIVERY_BYTES + payload_bytes
     if peer.burst_bytes > s.limits.burst_bytes_max and not peer.is_full:
         peer.is_full = True
         for other in peer.subscriptions.values():
@@ -138,10 +138,19 @@ def _deliver_activity(s: State, activity: Activity, subscription: Subscription, 
     )
 
 
-def _deliver_workflow_task(s: State, task: WorkflowTask, subscription: Subscription, now_ms: int) -> None:
+def _lease_workflow_task(s: State, task: WorkflowTask, subscription: Subscription, now_ms: int) -> str:
     execution = task.execution
     token = f"wf|{execution.workflow_id}|{execution.run_id}|{task.attempt}|{s.new_id()}"
     s.lease(task, subscription, token, now_ms)
+    s.touch(execution)
+    return token
+
+
+def _deliver_to_holder(s: State, task: WorkflowTask, subscription: Subscription, now_ms: int) -> int:
+    """Deliver a run to a worker of the Go kind; about how many bytes that are."""
+    execution = task.execution
+    token = _lease_workflow_task(s, task, subscription, now_ms)
+    updates.taken_by_holder(s, execution)
     task.calls_made = 0
     s.effects.append(
         DeliverWorkflowTask(
@@ -154,3 +163,36 @@ def _deliver_workflow_task(s: State, task: WorkflowTask, subscription: Subscript
             attempt=task.attempt,
         )
     )
+    return len(execution.input or b"")
+
+
+def _deliver_to_replaying_worker(s: State, task: WorkflowTask, subscription: Subscription, now_ms: int) -> int:
+    """Deliver what the worker lacks of the history; about how many bytes that are."""
+    execution = task.execution
+    token = _lease_workflow_task(s, task, subscription, now_ms)
+    cache = execution.cached_by
+    has_it = cache is not None and cache.subscription_id == subscription.subscription_id
+    previous_event_id = cache.last_event_id if cache is not None and has_it else 0
+    events, size = histories.chunk(s, execution, previous_event_id)
+    requests = updates.hand_out(execution)
+    task.last_event_id = execution.history_length
+    told_event_id = events[-1].event_id if events else previous_event_id
+    s.timers.update(execution)
+    s.effects.append(
+        DeliverWorkflowTask(
+            peer=subscription.peer,
+            task_token=token,
+            workflow_id=execution.workflow_id,
+            run_id=execution.run_id,
+            workflow_type=execution.type,
+            input=execution.input,
+            attempt=task.attempt,
+            replays=True,
+            history=tuple(events),
+            previous_event_id=previous_event_id,
+            last_event_id=task.last_event_id,
+            next_event_id=told_event_id + 1 if told_event_id < task.last_event_id else 0,
+            updates=requests,
+        )
+    )
+    return size + sum(len(request.args or b"") for request in requests)

@@ -90,13 +90,16 @@ def _remove(s: State, query: PendingQuery) -> None:
 
 
 def _who_can_answer(s: State, execution: Execution) -> PeerKey | None:
-    """The worker that holds the run; for one that nobody holds, any worker of its queue."""
+    """The worker that holds the run or has it at hand; else any of its queue that could go on with it."""
     if execution.is_task:
         return None
     if execution.task is not None and execution.task.lease is not None:
         return execution.task.lease.peer
+    cache = execution.cached_by
+    if cache is not None and cache.peer in s.peers and cache.subscription_id in s.peers[cache.peer].subscriptions:
+        return cache.peer
     queue = s.queues.get((QueueKind.WORKFLOW, execution.task_queue))
-    able = [] if queue is None else queue.able(execution.type)
+    able = [] if queue is None else queue.able(execution.type, execution.worker_kind)
     return able[0].peer if able else None
 
 

@@ -10,8 +10,15 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Collection
+from typing import TypeAlias, TypeVar
 
-from zapserver.engine.records import QueuedTask, Subscription
+from zapserver.engine.records import QueuedTask, Subscription, WorkerKind
+
+SubscriptionKey: TypeAlias = tuple[str | None, WorkerKind]
+"""A type that it names, or None for all, and its kind."""
+
+TaskKey: TypeAlias = tuple[str, WorkerKind | None]
+"""A task's type, and the kind of worker that it is for."""
 
 STALE_ORDERS_MIN = 64
 """Below this many a sweep is not worth its time."""
@@ -62,77 +69,81 @@ class _Line:
 class TaskQueue:
     """One queue of one kind. Tasks leave in the order of `QueuedTask.order`, subscriptions take turns."""
 
-    __slots__ = ("_everything", "_idle", "_lines", "_serving", "_turns", "subscriptions")
+    __slots__ = ("_idle", "_lines", "_serving", "_turns", "_whole", "subscriptions")
 
     def __init__(self) -> None:
         self.subscriptions: dict[str, Subscription] = {}
-        self._serving: dict[str | None, OrderedDict[str, Subscription]] = {}
+        self._serving: dict[SubscriptionKey, OrderedDict[str, Subscription]] = {}
         """The same under each type that they name, or under None for those that take any."""
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[TaskKey, _Line] = {}
         """By task type, for subscriptions that name their types."""
-        self._everything = _Line()
-        """The same tasks in one line, for subscriptions that take any type."""
-        self._idle: dict[str | None, OrderedDict[str, Subscription]] = {}
+        self._whole: dict[WorkerKind | None, _Line] = {}
+        """The same tasks without their types, for subscriptions that take any type."""
+        self._idle: dict[SubscriptionKey, OrderedDict[str, Subscription]] = {}
         """Those of them with a slot free. A delivery moves its receiver to the end of that type's row."""
         self._turns = 0
 
     def __len__(self) -> int:
         """How many tasks wait."""
-        return len(self._everything)
+        waiting = 0
+        for line in self._whole.values():  # one or two: a sum over a generator took three times as long
+            waiting += len(line)
+        return waiting
 
     @property
     def is_unused(self) -> bool:
-        return not self.subscriptions and not self._everything
+        return not self.subscriptions and not self._whole
 
     # --- work ------------------------------------------------------------------------------------
 
     def put(self, task: QueuedTask) -> Subscription | None:
         """A new task is ready: the subscription that gets it, or None and it waits at the end of its line."""
-        subscription = self._take_turn(task.type)
+        subscription = self._take_turn(task)
         if subscription is None:
-            self._line(task.type).append(task)
-            self._everything.append(task)
+            _line(self._lines, (task.type, task.for_kind)).append(task)
+            _line(self._whole, task.for_kind).append(task)
         return subscription
 
     def put_back(self, task: QueuedTask) -> Subscription | None:
         """A task that was out is ready again: the same, but it waits in its old place."""
-        subscription = self._take_turn(task.type)
+        subscription = self._take_turn(task)
         if subscription is None:
-            self._line(task.type).put_back(task)
-            self._everything.put_back(task)
+            _line(self._lines, (task.type, task.for_kind)).put_back(task)
+            _line(self._whole, task.for_kind).put_back(task)
         return subscription
 
     def withdraw(self, task: QueuedTask) -> None:
         """A waiting task is no longer wanted; harmless when it does not wait."""
-        line = self._lines.get(task.type)
-        if line is not None and line.remove(task):
-            self._everything.remove(task)
-            if not line:
-                del self._lines[task.type]
+        _remove(self._lines, (task.type, task.for_kind), task)
+        _remove(self._whole, task.for_kind, task)
 
-    def _line(self, task_type: str) -> _Line:
-        line = self._lines.get(task_type)
-        if line is None:
-            line = self._lines[task_type] = _Line()
-        return line
-
-    def _take_turn(self, task_type: str) -> Subscription | None:
-        """Take a slot of the idle subscription for this type whose last turn was the longest ago."""
-        chosen: Subscription | None = None
-        for key in (task_type, None):
-            for subscription in self._idle.get(key, _NOBODY).values():
-                if subscription.serves(task_type):
-                    if chosen is None or subscription.turn < chosen.turn:
-                        chosen = subscription
-                    break
+    def _take_turn(self, task: QueuedTask) -> Subscription | None:
+        """Take a slot of the idle subscription that the task prefers, or else of the one among those that serve it
+        whose last turn was the longest ago."""
+        if not self._idle:
+            return None
+        chosen = self._preferred(task)
+        if chosen is None:
+            for key in _keys_for(task.type, task.for_kind):
+                for subscription in self._idle.get(key, _NOBODY).values():
+                    if subscription.serves(task.type):
+                        if chosen is None or subscription.turn < chosen.turn:
+                            chosen = subscription
+                        break
         if chosen is not None:
             self._turns += 1
             chosen.turn = self._turns
             chosen.held += 1
             self.credit(chosen)
             if chosen.is_idle:
-                self._idle[None if chosen.types is None else task_type].move_to_end(chosen.subscription_id)
+                type_named = None if chosen.types is None else task.type
+                self._idle[type_named, chosen.kind].move_to_end(chosen.subscription_id)
         return chosen
+
+    def _preferred(self, task: QueuedTask) -> Subscription | None:
+        name = task.preferred_subscription
+        found = self.subscriptions.get(name) if name else None
+        return found if found is not None and found.is_idle and found.serves(task.type) else None
 
     # --- subscriptions -----------------------------------------------------------------------------
 
@@ -146,18 +157,18 @@ class TaskQueue:
         _leave(self._serving, subscription)
         self.credit(subscription)
 
-    def able(self, task_type: str) -> list[Subscription]:
+    def able(self, task_type: str, kind: WorkerKind | None = None) -> list[Subscription]:
         """Who takes this type, busy or not."""
         return [
             subscription
-            for key in (task_type, None)
+            for key in _keys_for(task_type, kind)
             for subscription in self._serving.get(key, _NOBODY).values()
             if subscription.serves(task_type)
         ]
 
     def next_for(self, subscription: Subscription) -> QueuedTask | None:
         """Take the first waiting task that `subscription` serves and has a slot for. Call `credit` when done."""
-        if not subscription.has_room or not self._everything:
+        if not subscription.has_room or not self._whole:
             return None
         task = self._first_for(subscription)
         if task is not None:
@@ -168,11 +179,18 @@ class TaskQueue:
         return task
 
     def _first_for(self, subscription: Subscription) -> QueuedTask | None:
-        types, unknown = subscription.types, subscription.unknown_types
+        types, unknown, kinds = subscription.types, subscription.unknown_types, (None, subscription.kind)
         if types is None and not unknown:
-            return self._everything.first()
-        shorter = self._lines if types is None or len(self._lines) < len(types) else types
-        heads = [self._lines[name].first() for name in shorter if name in self._lines and subscription.serves(name)]
+            heads = [self._whole[kind].first() for kind in kinds if kind in self._whole]
+        elif types is None or len(self._lines) < len(types):
+            heads = [
+                line.first()
+                for (name, kind), line in self._lines.items()
+                if kind in kinds and subscription.serves(name)
+            ]
+        else:
+            keys = [(name, kind) for name in types for kind in kinds]
+            heads = [self._lines[key].first() for key in keys if key in self._lines and subscription.serves(key[0])]
         return min(heads, key=lambda task: task.order, default=None)
 
     def credit(self, subscription: Subscription) -> None:
@@ -197,13 +215,17 @@ class TaskQueue:
         name = task.queue[1]
         if not self.subscriptions:
             return f"no worker is subscribed to task queue {name!r}"
-        willing = self.able(task.type)
+        willing = self.able(task.type, task.for_kind)
+        if not willing and task.for_kind is not None and self.able(task.type):
+            return (
+                f"it goes on with a {task.for_kind.name.lower()} worker only, and none on task queue {name!r} serves it"
+            )
         if willing and all(subscription.is_full for subscription in willing):
             return f"the {len(willing)} worker(s) on task queue {name!r} that serve it have yet to read earlier tasks"
         if willing:
             slots = sum(subscription.slots for subscription in willing)
             return f"all {slots} slot(s) of the {len(willing)} worker(s) on task queue {name!r} that serve it are taken"
-        if self._serving.keys() & {task.type, None}:
+        if any(key in self._serving for key in _keys_for(task.type, None)):
             return f"every worker on task queue {name!r} that could serve {task.type!r} said that it does not know it"
         return f"none of the {len(self.subscriptions)} worker(s) on task queue {name!r} serves {task.type!r}"
 
@@ -211,16 +233,41 @@ class TaskQueue:
 _NOBODY: OrderedDict[str, Subscription] = OrderedDict()
 
 
-def _keys(subscription: Subscription) -> Collection[str | None]:
-    return (None,) if subscription.types is None else subscription.types
+_Key = TypeVar("_Key")
+
+_ANY_KIND = (WorkerKind.HOLDING, WorkerKind.REPLAYING)
 
 
-def _enter(rows: dict[str | None, OrderedDict[str, Subscription]], subscription: Subscription) -> None:
+def _keys(subscription: Subscription) -> Collection[SubscriptionKey]:
+    types = (None,) if subscription.types is None else subscription.types
+    return [(name, subscription.kind) for name in types]
+
+
+def _keys_for(task_type: str, kind: WorkerKind | None) -> Collection[SubscriptionKey]:
+    """Where the subscriptions are that may serve a task."""
+    kinds = _ANY_KIND if kind is None else (kind,)
+    return [(name, kind) for name in (task_type, None) for kind in kinds]
+
+
+def _line(lines: dict[_Key, _Line], key: _Key) -> _Line:
+    line = lines.get(key)
+    if line is None:
+        line = lines[key] = _Line()
+    return line
+
+
+def _remove(lines: dict[_Key, _Line], key: _Key, task: QueuedTask) -> None:
+    line = lines.get(key)
+    if line is not None and line.remove(task) and not line:
+        del lines[key]
+
+
+def _enter(rows: dict[SubscriptionKey, OrderedDict[str, Subscription]], subscription: Subscription) -> None:
     for key in _keys(subscription):
         rows.setdefault(key, OrderedDict())[subscription.subscription_id] = subscription
 
 
-def _leave(rows: dict[str | None, OrderedDict[str, Subscription]], subscription: Subscription) -> None:
+def _leave(rows: dict[SubscriptionKey, OrderedDict[str, Subscription]], subscription: Subscription) -> None:
     for key in _keys(subscription):
         row = rows[key]
         del row[subscription.subscription_id]

@@ -16,15 +16,25 @@ from zapserver.engine.commands import (
     Action,
     ActivityTimeouts,
     Overlap,
+    ParentClosePolicy,
     Payload,
     PeerKey,
     QueueKind,
     ScheduleSpec,
     Status,
+    UpdateStage,
     Waiter,
     WorkflowTimeouts,
 )
 from zapserver.engine.retry import RetryPolicy
+
+WORKFLOW_TASK_MS = 10_000
+"""How long a replaying worker may take for a workflow task where the start does not say: it only runs the workflow's
+own code, which waits for nothing."""
+
+TASK_TIMEOUTS = ActivityTimeouts(start_to_close_ms=600_000)
+"""A one-shot task that names no timeout may take ten minutes, so that a handler that hangs gives its
+slot back some day."""
 
 RequestKey: TypeAlias = tuple[str, str, str]
 """What kind of thing a request id belongs to, the name of that thing, and the request id itself."""
@@ -48,6 +58,29 @@ class EventType(enum.StrEnum):
     ACTIVITY_FAILED = "ACTIVITY_TASK_FAILED"
     ACTIVITY_TIMED_OUT = "ACTIVITY_TASK_TIMED_OUT"
     ACTIVITY_CANCELED = "ACTIVITY_TASK_CANCELED"
+    ACTIVITY_CANCEL_REQUESTED = "ACTIVITY_TASK_CANCEL_REQUESTED"
+    EXECUTION_CONTINUED_AS_NEW = "WORKFLOW_EXECUTION_CONTINUED_AS_NEW"
+    WORKFLOW_TASK_COMPLETED = "WORKFLOW_TASK_COMPLETED"
+    WORKFLOW_TASK_FAILED = "WORKFLOW_TASK_FAILED"
+    WORKFLOW_TASK_TIMED_OUT = "WORKFLOW_TASK_TIMED_OUT"
+    TIMER_STARTED = "TIMER_STARTED"
+    TIMER_FIRED = "TIMER_FIRED"
+    TIMER_CANCELED = "TIMER_CANCELED"
+    CHILD_STARTED = "CHILD_WORKFLOW_STARTED"
+    CHILD_START_FAILED = "CHILD_WORKFLOW_START_FAILED"
+    CHILD_COMPLETED = "CHILD_WORKFLOW_COMPLETED"
+    CHILD_FAILED = "CHILD_WORKFLOW_FAILED"
+    CHILD_CANCELED = "CHILD_WORKFLOW_CANCELED"
+    CHILD_TERMINATED = "CHILD_WORKFLOW_TERMINATED"
+    CHILD_TIMED_OUT = "CHILD_WORKFLOW_TIMED_OUT"
+    EXTERNAL_CANCEL_REQUESTED = "EXTERNAL_WORKFLOW_CANCEL_REQUESTED"
+    EXTERNAL_CANCEL_FAILED = "EXTERNAL_WORKFLOW_CANCEL_FAILED"
+    EXTERNAL_SIGNALED = "EXTERNAL_WORKFLOW_SIGNALED"
+    EXTERNAL_SIGNAL_FAILED = "EXTERNAL_WORKFLOW_SIGNAL_FAILED"
+    MARKER_RECORDED = "MARKER_RECORDED"
+    UPSERTED = "WORKFLOW_EXECUTION_UPSERTED"
+    UPDATE_ACCEPTED = "WORKFLOW_EXECUTION_UPDATE_ACCEPTED"
+    UPDATE_COMPLETED = "WORKFLOW_EXECUTION_UPDATE_COMPLETED"
 
 
 NULL = Payload(b"null")
@@ -80,6 +113,13 @@ class Event(msgspec.Struct, frozen=True):
         return size
 
 
+class WorkerKind(enum.IntEnum):
+    """How a worker runs workflows: by holding the task for the whole run, or by replaying the history."""
+
+    HOLDING = 0
+    REPLAYING = 1
+
+
 @dataclass(slots=True)
 class Lease:
     """Who holds a task, until when it is theirs, and the token that proves it.
@@ -94,6 +134,7 @@ class Lease:
     identity: str
     started_ms: int
     heartbeat_ms: int
+    replays: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -111,12 +152,27 @@ class QueuedTask:
     ready_ms: int = 0
     """Since when it waits in line."""
 
+    @property
+    def for_kind(self) -> WorkerKind | None:
+        """Only subscriptions of this kind may have it; None for any. The same for as long as it waits in line."""
+        return None
+
+    @property
+    def preferred_subscription(self) -> str:
+        """Who gets it if it has a slot free; empty for nobody in particular."""
+        return ""
+
 
 class ActivityState(enum.Enum):
     SCHEDULED = "scheduled"
     BACKOFF = "backoff"
     STARTED = "started"
     CLOSED = "closed"
+
+
+def task_activity_id(run_id: str) -> str:
+    """The id of the one activity of a one-shot task."""
+    return f"act-{run_id[:24]}"
 
 
 @dataclass(slots=True, eq=False)
@@ -137,7 +193,9 @@ class Activity(QueuedTask):
     heartbeat_details: Payload | None = None
     last_failure: bytes | None = None
     call: ActivityCall | None = None
-    """The call that asked for it, unless it is a one-shot task."""
+    """The call of a holder that asked for it."""
+    command_id: str = ""
+    """The command of a replaying worker that asked for it."""
     timer_ms: int | None = None
 
     def deadline_ms(self) -> int | None:
@@ -167,10 +225,89 @@ class Activity(QueuedTask):
 
 @dataclass(slots=True, eq=False)
 class WorkflowTask(QueuedTask):
-    """The workflow itself as work: a worker of the Go kind holds it for as long as the run lasts."""
+    """The workflow itself as work: a worker of the Go kind holds it for as long as the run lasts; a replaying worker
+    has one task after another, whenever there is something new for it."""
 
     calls_made: int = 0
     """How many activities the present holder asked for; after a redelivery it asks again from the first."""
+    last_event_id: int = 0
+    """Up to where the present, replaying worker was told the history."""
+
+    @property
+    def for_kind(self) -> WorkerKind | None:
+        return self.execution.worker_kind
+
+    @property
+    def preferred_subscription(self) -> str:
+        cache = self.execution.cached_by
+        return "" if cache is None else cache.subscription_id
+
+
+@dataclass(slots=True, frozen=True)
+class CachedRun:
+    """A replaying worker that has the run at hand, up to an event. Forgotten when the server restarts."""
+
+    peer: PeerKey
+    subscription_id: str
+    last_event_id: int
+
+
+class ParentLink(msgspec.Struct, frozen=True):
+    """Of a child: which run started it, by which command. Runs that follow it by retry or cron keep the link."""
+
+    workflow_id: str
+    run_id: str
+    command_id: str
+
+
+class Child(msgspec.Struct, frozen=True):
+    """Of a parent: a child that is open."""
+
+    workflow_id: str
+    run_id: str
+    """Its first run."""
+    type: str
+    started_event_id: int
+    started_ms: int
+    policy: ParentClosePolicy
+
+
+class AcceptedUpdate(msgspec.Struct, frozen=True):
+    """An update that a workflow accepted. The events hold what came in and what came out."""
+
+    name: str
+    accepted_event_id: int
+    completed_event_id: int = 0
+    """Zero while it goes on."""
+
+
+@dataclass(slots=True, eq=False)
+class PendingUpdate:
+    """An update that somebody waits for, or that waits to be accepted. Nobody was told yet that it was taken, so it
+    may be forgotten when the server restarts."""
+
+    execution: Execution
+    update_id: str
+    name: str
+    args: Payload | None
+    since_ms: int
+    is_out: bool = False
+    """A worker has it and will accept or reject it."""
+    is_accepted: bool = False
+    waiters: dict[Waiter, tuple[PeerKey, UpdateStage]] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class WorkflowTimer:
+    run_id: str
+    command_id: str
+    started_event_id: int
+    started_ms: int
+    due_ms: int
+    timer_ms: int | None = None
+
+    def deadline_ms(self) -> int | None:
+        return self.due_ms
 
 
 @dataclass(slots=True)
@@ -217,6 +354,9 @@ class Execution:
     task_due_ms: int | None = None
     """When the first workflow task may go out, for a run that starts later (retry, cron)."""
     schedule_id: str = ""
+    new_run_id: str = ""
+    """The run that followed this one in its chain."""
+    parent: ParentLink | None = None
     cancel_reason: str = ""
     cancel_identity: str = ""
     cancel_due_ms: int | None = None
@@ -235,9 +375,52 @@ class Execution:
     open_activities: dict[str, Activity] = field(default_factory=dict)
     calls: list[ActivityCall] = field(default_factory=list)
     task: WorkflowTask | None = None
+    is_replayed: bool = False
+    """A replaying worker answered a task of it: from then on it goes only to such."""
+    seen_event_id: int = 0
+    """The last event that a replaying worker had before it when it answered."""
+    news_event_id: int = 0
+    """The last event that a replaying worker has to see."""
+    timers: dict[str, WorkflowTimer] = field(default_factory=dict)
+    """Those that run, by command id."""
+    children: dict[str, Child] = field(default_factory=dict)
+    """Those that are open, by command id."""
+    updates: dict[str, AcceptedUpdate] = field(default_factory=dict)
+    signal_ids: dict[str, None] = field(default_factory=dict)
+    """Request ids of its signals, the oldest first."""
+    task_failures: int = 0
+    """How often in a row its workflow task came to nothing."""
+    task_failure: str = ""
+    """Why, the last time."""
+    task_retry_ms: int | None = None
+    """When its workflow task goes out again after so many failures."""
+    cached_by: CachedRun | None = None
+    pending_updates: dict[str, PendingUpdate] = field(default_factory=dict)
     waiters: dict[Waiter, PeerKey] = field(default_factory=dict)
+    followers: dict[Waiter, None] = field(default_factory=dict)
+    """Those waiters that go on to the next run of the chain."""
     is_dead_letter: bool = False
     timer_ms: int | None = None
+
+    @property
+    def worker_kind(self) -> WorkerKind | None:
+        """Which kind of worker can go on with it; None before either did anything."""
+        if self.is_replayed:
+            return WorkerKind.REPLAYING
+        return WorkerKind.HOLDING if self.calls else None
+
+    @property
+    def is_with_replaying_worker(self) -> bool:
+        """Whether what happens to it reaches its worker through the history."""
+        lease = None if self.task is None else self.task.lease
+        return self.is_replayed or (lease is not None and lease.replays)
+
+    def task_due_by_ms(self) -> int | None:
+        """Until when a replaying worker may answer the task that it has."""
+        lease = None if self.task is None else self.task.lease
+        if lease is None or not lease.replays:
+            return None
+        return lease.started_ms + (self.timeouts.task_ms or WORKFLOW_TASK_MS)
 
     def times_out_ms(self) -> int | None:
         """When the run ends by a timeout of its own."""
@@ -256,10 +439,15 @@ class Execution:
         if not self.status.is_open:
             return None
         due = self.times_out_ms()
-        if self.cancel_due_ms is not None and not self.is_task:
+        if self.is_task:
+            return due
+        if self.cancel_due_ms is not None:
             due = self.cancel_due_ms if due is None else min(due, self.cancel_due_ms)
-        if self.task_due_ms is not None and self.task is None:
+        if self.task_due_ms is not None and self.task is None and not self.is_replayed:
             due = self.task_due_ms if due is None else min(due, self.task_due_ms)
+        for other_ms in (self.task_due_by_ms(), self.task_retry_ms):
+            if other_ms is not None:
+                due = other_ms if due is None else min(due, other_ms)
         return due
 
 
@@ -410,6 +598,12 @@ class Subscription:
     """Types that its worker said it does not know; it is not asked again."""
     is_full: bool = False
     """Its connection has got as much as it may before it is known to have taken it."""
+    replays: bool = False
+    """Of a workflow queue: it gets histories and answers with commands."""
+
+    @property
+    def kind(self) -> WorkerKind:
+        return WorkerKind.REPLAYING if self.replays else WorkerKind.HOLDING
 
     @property
     def has_room(self) -> bool:
@@ -430,4 +624,5 @@ class Peer:
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
     leases: dict[str, QueuedTask] = field(default_factory=dict)
     waiting: dict[Waiter, Execution] = field(default_factory=dict)
+    updating: dict[Waiter, PendingUpdate] = field(default_factory=dict)
     queries: dict[str, PendingQuery] = field(default_factory=dict)

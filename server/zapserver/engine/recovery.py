@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from zapserver.engine import activities, archive, executions, matching, registry, workflow_tasks
 from zapserver.engine.commands import PeerKey, Status
 from zapserver.engine.effects import Answered
-from zapserver.engine.errors import NotFound, NoWorker
+from zapserver.engine.errors import Conflict, NotFound, NoWorker
 from zapserver.engine.records import (
     Activity,
     ActivityCall,
@@ -34,6 +34,7 @@ from zapserver.engine.saved import (
     decode_schedule,
     restored_activity,
     restored_task,
+    restored_timers,
 )
 from zapserver.engine.state import State
 from zapserver.engine.tables import NEXT_NUMBER, Table
@@ -93,6 +94,9 @@ def _restore_execution(s: State, data: bytes) -> Execution:
         execution.calls = calls_of(archive.events(s.reader, execution.number))
     if record.task is not None:
         execution.task = restored_task(execution, record.task)
+    execution.timers = restored_timers(execution, record.timers)
+    for timer in execution.timers.values():
+        s.timers.update(timer)
     if record.activity is not None:
         _restore_activity(s, execution, record.activity)
     return execution
@@ -104,6 +108,7 @@ def _restore_activity(s: State, execution: Execution, record: ActivityRecord) ->
         activity.input = archive.event(s.reader, execution.number, record.scheduled_event_id).attributes["input"]
     if record.call_position >= 0:
         activity.call = execution.calls[record.call_position]
+        activity.call.activity_id = activity.activity_id
     s.activities[activity.activity_id] = activity
     execution.open_activities[activity.activity_id] = activity
     s.timers.update(activity)
@@ -112,14 +117,17 @@ def _restore_activity(s: State, execution: Execution, record: ActivityRecord) ->
 
 def calls_of(events: Iterable[Event]) -> list[ActivityCall]:
     """The activities that a worker of the Go kind asked for, with their outcomes, from the history."""
-    calls: dict[str, ActivityCall] = {}
+    calls: dict[int, ActivityCall] = {}
     for event in events:
         attributes = event.attributes
         if event.type is EventType.ACTIVITY_SCHEDULED:
-            activity_id = attributes["activityId"]
-            calls[activity_id] = ActivityCall(len(calls), activity_id, attributes["activityType"], attributes["input"])
-        elif event.type in _CLOSING and (call := calls.get(attributes["activityId"])) is not None:
+            calls[event.event_id] = ActivityCall(
+                len(calls), attributes["activityId"], attributes["activityType"], attributes["input"]
+            )
+        elif event.type in _CLOSING:
+            call = calls[attributes["scheduledEventId"]]
             failure = attributes.get("failure")
+            call.activity_id = attributes["activityId"]  # another one where a reset scheduled it again
             call.is_closed = True
             call.result = attributes.get("result")
             call.failure = None if failure is None else bytes(failure)
@@ -150,19 +158,22 @@ def put_in_line(s: State, now_ms: int) -> None:
             lost.append(task)
     for task in lost:
         if isinstance(task, WorkflowTask):
-            returned = workflow_tasks.holder_lost(s, task, now_ms)
+            returned = workflow_tasks.restarted(s, task, now_ms)
             if returned is not None:
-                s.touch(task.execution)
                 matching.put_back(s, [returned], now_ms)
         elif isinstance(task, Activity) and task.lease is not None:
             executions.apply(s, activities.hand_back(s, task.lease.token, RESTARTED, now_ms), now_ms)
 
 
 def _ready_tasks(s: State) -> Iterator[QueuedTask]:
-    """In line or held. A canceled run that nobody holds goes to nobody any more: it waits for its activities to end."""
+    """In line or held. A task that came to nothing waits for its time; and a canceled run of a holder that nobody holds
+    goes to nobody any more: it waits for its activities to end."""
     for execution in s.executions.values():
         task = execution.task
-        if task is not None and (task.lease is not None or execution.status is Status.RUNNING):
+        if task is not None and (
+            task.lease is not None
+            or (execution.task_retry_ms is None and (execution.status is Status.RUNNING or execution.is_replayed))
+        ):
             yield task
         for activity in execution.open_activities.values():
             if activity.state is not ActivityState.BACKOFF:
@@ -190,6 +201,7 @@ def adopt(s: State, old: State, live: Iterable[PeerKey], now_ms: int) -> None:
                 slots=known.slots,
                 types=known.types,
                 unknown_types=known.unknown_types,
+                replays=known.replays,
             )
             peer.subscriptions[subscription.subscription_id] = subscription
             s.queue(subscription.queue).add(subscription)
@@ -208,11 +220,16 @@ def adopt(s: State, old: State, live: Iterable[PeerKey], now_ms: int) -> None:
     for key in live:
         if (old_peer := old.peers.get(key)) is not None:
             for waiter, execution in old_peer.waiting.items():
+                follow = waiter in execution.followers
                 try:
-                    executions.wait_for_close(s, s.execution(execution.workflow_id, execution.run_id), waiter, key)
+                    run = s.execution(execution.workflow_id, execution.run_id)
+                    executions.wait_for_close(s, run, waiter, key, follow=follow)
                 except NotFound:
                     text = f"workflow {execution.workflow_id!r} was not kept: its start failed with the store"
                     s.effects.append(Answered(waiter=waiter, error=NotFound(text)))
+            for waiter, update in old_peer.updating.items():
+                text = f"the store failed before update {update.update_id!r} was answered: ask again with the same id"
+                s.effects.append(Answered(waiter=waiter, error=Conflict(text)))
     for query in old.queries.values():
         error = NoWorker(f"the store failed while the worker was asked {query.query_type!r}: ask again")
         s.effects.append(Answered(waiter=query.waiter, error=error))

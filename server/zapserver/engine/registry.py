@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from zapserver.engine import archive
-from zapserver.engine.commands import QueueKind, Started
-from zapserver.engine.errors import Conflict, Invalid, LimitReached
+from zapserver.engine.commands import IdConflict, IdReuse, QueueKind, Started, Status
+from zapserver.engine.errors import Conflict, Invalid, LimitReached, NotFound
 from zapserver.engine.records import Execution, RequestKey
 from zapserver.engine.state import State
 from zapserver.engine.tables import Table
@@ -47,6 +47,32 @@ def check_run_id(s: State, run_id: str) -> None:
         raise Invalid(f"run id {run_id[:80]!r} has a '|' in it; leave it out and the server makes one")
     if s.run(run_id) is not None:
         raise Conflict(f"run id {run_id!r} exists already; leave it out and the server makes one")
+
+
+def claim(s: State, workflow_id: str, reuse: IdReuse, conflict: IdConflict) -> Execution | None:
+    """Refuse an id that may not be taken; else the open execution that has it, to be joined or ended first."""
+    check_name("workflow id", workflow_id, s.limits)
+    running = s.open_ids.get(workflow_id)
+    if running is None:
+        if reuse is not IdReuse.ALLOW:
+            _check_reuse(s, workflow_id, reuse)
+        check_room(s, workflow_id)
+        return None
+    if conflict is IdConflict.FAIL:
+        check_free(s, workflow_id)
+    return running
+
+
+def _check_reuse(s: State, workflow_id: str, reuse: IdReuse) -> None:
+    try:
+        latest = s.execution(workflow_id)
+    except NotFound:
+        return
+    if reuse is IdReuse.REJECT or latest.status is Status.COMPLETED:
+        raise Conflict(
+            f"workflow {workflow_id!r} was used before (run {latest.run_id}, {latest.status.name}), and the start"
+            f" asked for id_reuse_policy {reuse.value!r}; choose another id or policy"
+        )
 
 
 def check_free(s: State, workflow_id: str) -> None:

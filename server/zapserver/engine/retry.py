@@ -11,7 +11,7 @@ INTERVAL_MS_MAX = 365 * 24 * 3_600_000
 """No wait is longer than a year: larger numbers are a mistake of units."""
 
 
-class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Exponential backoff. Zero `maximum_attempts` means no limit.
 
     Values that make no sense are replaced as Go's `Normalize` does: an initial interval of zero or

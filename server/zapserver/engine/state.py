@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
@@ -60,6 +61,8 @@ class State:
         """Run ids of the open executions that answer them."""
         self.freed_schedules: list[tuple[Schedule, Execution]] = []
         """Schedules of which a run closed in this step, and that run; looked at when the step ends."""
+        self.ended: deque[Execution] = deque()
+        """Executions with a parent or children that closed in this step; their relatives are told when it ends."""
         self._order = 0
         self.next_number = 1
         self.numbers_reserved = 1
@@ -163,7 +166,15 @@ class State:
 
     def lease(self, task: QueuedTask, subscription: Subscription, token: str, now_ms: int) -> Lease:
         """Make `subscription` the holder of `task`. Its slot is taken by the queue already."""
-        lease = Lease(token, subscription.peer, subscription.subscription_id, subscription.identity, now_ms, now_ms)
+        lease = Lease(
+            token,
+            subscription.peer,
+            subscription.subscription_id,
+            subscription.identity,
+            now_ms,
+            now_ms,
+            subscription.replays,
+        )
         task.lease = lease
         self.touch_task(task)
         self.peer(subscription.peer).leases[token] = task

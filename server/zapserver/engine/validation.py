@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -14,6 +15,12 @@ from zapwire.failure import DECODE_ERROR, FAILURE_BYTES_MAX, decode_failure, enc
 
 TIMEOUT_MS_MAX = 100 * 365 * 24 * 3_600_000
 """A hundred years: larger numbers are a mistake of units, and no clock can wait for them."""
+
+TASK_MS_MAX = 600_000
+"""A workflow task runs only the workflow's own code: one that needs ten minutes hangs."""
+
+
+SEARCH_ATTRIBUTES_BYTES_MAX = 8 * 1024
 
 
 def check_name(what: str, name: str, limits: Limits) -> None:
@@ -86,6 +93,19 @@ def check_timeouts(timeouts: ActivityTimeouts | WorkflowTimeouts) -> None:
         value = getattr(timeouts, name)
         if not 0 <= value <= TIMEOUT_MS_MAX:
             raise Invalid(f"the timeout {name} is {value}; it must be 0 (none) to {TIMEOUT_MS_MAX} (100 years)")
+    if isinstance(timeouts, WorkflowTimeouts) and timeouts.task_ms > TASK_MS_MAX:
+        raise Invalid(f"the timeout task_ms is {timeouts.task_ms}; it must be 0 (default) to {TASK_MS_MAX} (10 min)")
+
+
+def check_search_attributes(attributes: dict[str, Any] | None) -> None:
+    """They are shown in every listing, a thousand executions at once."""
+    if attributes:
+        size = len(msgspec.json.encode(attributes))
+        if size > SEARCH_ATTRIBUTES_BYTES_MAX:
+            raise Invalid(
+                f"the search attributes have {size} bytes; at most {SEARCH_ATTRIBUTES_BYTES_MAX} are allowed:"
+                " keep large values in the memo or the input"
+            )
 
 
 def storable_failure(failure: bytes) -> bytes:

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-import msgspec
-
-from zapserver.engine import archive, schedules, slots
-from zapserver.engine.commands import QueueKind, ScheduleSpec, Status
+from zapserver.engine import archive, explaining, schedules, slots
+from zapserver.engine.commands import QueueKind, ScheduleSpec
 from zapserver.engine.errors import Invalid
+from zapserver.engine.explaining import Waiting
 from zapserver.engine.records import Activity, ActivityState, Event, Execution, Schedule
 from zapserver.engine.state import State
 
@@ -33,19 +32,6 @@ def _read_place(text: str) -> tuple[str, tuple[int, ...]]:
     if match[1]:
         return "open", (int(match[2]),)
     return "closed", (int(match[4]), int(match[5]))
-
-
-class Waiting(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that an open execution waits for, in words that a person understands."""
-
-    what: str
-    """The activity's or workflow's type."""
-    reason: str
-    since_ms: int
-    until_ms: int | None = None
-    activity_id: str = ""
-    identity: str = ""
-    attempt: int = 0
 
 
 class Views:
@@ -156,26 +142,11 @@ class Views:
         if not execution.status.is_open:
             return []
         waiting = [self._explain_activity(activity) for activity in execution.open_activities.values()]
-        task = execution.task
-        if task is not None and task.lease is not None:
-            waiting.append(
-                Waiting(
-                    what=execution.type,
-                    reason=f"the worker {task.lease.identity!r} runs the workflow",
-                    since_ms=task.lease.started_ms,
-                    until_ms=execution.times_out_ms(),
-                    identity=task.lease.identity,
-                    attempt=task.attempt,
-                )
-            )
-        elif task is not None and execution.status is Status.RUNNING:
-            reason = self._s.queues[task.queue].why_waiting(task)
-            waiting.append(Waiting(what=execution.type, reason=reason, since_ms=task.ready_ms, attempt=task.attempt))
-        elif execution.task_due_ms is not None:
-            reason = "its start is due later" if execution.attempt == 1 else f"attempt {execution.attempt} backs off"
-            due_ms = execution.task_due_ms
-            waiting.append(Waiting(what=execution.type, reason=reason, since_ms=execution.start_ms, until_ms=due_ms))
-        return waiting
+        waiting += explaining.timers(execution)
+        waiting += explaining.children(execution)
+        waiting += explaining.updates(execution)
+        waiting += explaining.workflow_task(self._s, execution)
+        return waiting or [explaining.nothing_pending(execution)]
 
     def _explain_activity(self, activity: Activity) -> Waiting:
         identity = ""

@@ -27,8 +27,11 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def translated(error: sqlite3.Error, path: Path) -> StoreError:
     """What an error of SQLite means for the store in `path`, and what to do about it."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code == sqlite3.SQLITE_IOERR_SHMSIZE:  # the first page beside the log found no room, before any write to it
+        code = sqlite3.SQLITE_FULL
     # The low byte is the kind; the others say where in SQLite. Mistakes in the use of the module have no code.
-    match getattr(error, "sqlite_errorcode", 0) & 0xFF:
+    match code & 0xFF:
         case sqlite3.SQLITE_FULL:
             return DiskFull(f"{path}: {error}: free space on its disk; the server goes on by itself then")
         case sqlite3.SQLITE_READONLY:

@@ -29,7 +29,14 @@ _NEGATIVE = [bytes([_INTEGER_ZERO - length]) for length in range(_INTEGER_LENGTH
 
 def encode_key(key: Key) -> bytes:
     """The bytes of `key`. Raises `ValueError` for what no key can hold."""
-    encoded = b"".join([_encode_text(part) if isinstance(part, str) else _encode_integer(part) for part in key])
+    encoded = b""
+    for part in key:
+        if type(part) is int and 0 <= part <= INTEGER_MAX:
+            # _encode_integer, written out: every change of every step comes by here (0.4 us a key, 0.7 with the call).
+            length = (part.bit_length() + 7) >> 3
+            encoded += _POSITIVE[length] + part.to_bytes(length, "big")
+        else:
+            encoded += _encode_text(part) if isinstance(part, str) else _encode_integer(part)
     if len(encoded) > KEY_BYTES_MAX:
         raise ValueError(f"a key of {len(encoded)} bytes: at most {KEY_BYTES_MAX}")
     return encoded

@@ -1,0 +1,111 @@
+"""What an open execution waits for, in words: one line for each thing that has to happen."""
+
+from __future__ import annotations
+
+import msgspec
+
+from zapserver.engine.commands import Status
+from zapserver.engine.records import Execution, WorkflowTask
+from zapserver.engine.state import State
+
+
+class Waiting(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing that an open execution waits for, in words that a person understands."""
+
+    what: str
+    """The activity's or workflow's type."""
+    reason: str
+    since_ms: int
+    until_ms: int | None = None
+    activity_id: str = ""
+    identity: str = ""
+    attempt: int = 0
+
+
+def timers(execution: Execution) -> list[Waiting]:
+    return [
+        Waiting(
+            what=f"timer {timer.command_id}",
+            reason="the workflow sleeps until the timer fires",
+            since_ms=timer.started_ms,
+            until_ms=timer.due_ms,
+        )
+        for timer in execution.timers.values()
+    ]
+
+
+def children(execution: Execution) -> list[Waiting]:
+    return [
+        Waiting(
+            what=child.type,
+            reason=f"the child workflow {child.workflow_id!r} is open",
+            since_ms=child.started_ms,
+        )
+        for child in execution.children.values()
+    ]
+
+
+def updates(execution: Execution) -> list[Waiting]:
+    return [
+        Waiting(
+            what=f"update {pending.name}",
+            reason="the workflow accepted it and works on it" if pending.is_accepted else "it waits to be accepted",
+            since_ms=pending.since_ms,
+        )
+        for pending in execution.pending_updates.values()
+    ]
+
+
+def workflow_task(s: State, execution: Execution) -> list[Waiting]:
+    """Where its workflow task is, if there is one."""
+    task = execution.task
+    if task is None:
+        if execution.task_due_ms is None or execution.is_replayed or execution.is_task:
+            return []
+        reason = "its start is due later" if execution.attempt == 1 else f"attempt {execution.attempt} backs off"
+        start_ms, due_ms = execution.start_ms, execution.task_due_ms
+        return [Waiting(what=execution.type, reason=reason, since_ms=start_ms, until_ms=due_ms)]
+    if task.lease is not None:
+        return [_out(execution, task)]
+    if execution.task_retry_ms is not None:
+        reason = f"its workflow task failed {execution.task_failures} times in a row and backs off"
+        reason += _last_failure(execution)
+        since_ms, until_ms = task.ready_ms, execution.task_retry_ms
+        return [Waiting(what=execution.type, reason=reason, since_ms=since_ms, until_ms=until_ms, attempt=task.attempt)]
+    if execution.status is Status.CANCELING and not execution.is_replayed:
+        return []  # nobody begins with it; its activities are told to stop
+    reason = s.queues[task.queue].why_waiting(task)
+    if execution.task_failures:
+        reason += f"; its workflow task failed {execution.task_failures} time(s) in a row" + _last_failure(execution)
+    return [Waiting(what=execution.type, reason=reason, since_ms=task.ready_ms, attempt=task.attempt)]
+
+
+def _out(execution: Execution, task: WorkflowTask) -> Waiting:
+    lease = task.lease
+    assert lease is not None
+    reason = f"the worker {lease.identity!r} runs the workflow"
+    until_ms = execution.times_out_ms()
+    if lease.replays:
+        reason = f"the worker {lease.identity!r} has its workflow task"
+        until_ms = execution.task_due_by_ms()
+    if execution.status is Status.CANCELING:
+        reason += " and was asked to end it"
+    return Waiting(
+        what=execution.type,
+        reason=reason,
+        since_ms=lease.started_ms,
+        until_ms=until_ms,
+        identity=lease.identity,
+        attempt=task.attempt,
+    )
+
+
+def _last_failure(execution: Execution) -> str:
+    return f"; the last time: {execution.task_failure}"
+
+
+def nothing_pending(execution: Execution) -> Waiting:
+    reason = "it waits for a signal or an update"
+    if execution.status is Status.CANCELING:
+        reason = "it was asked to cancel, and its worker has not ended it; it waits for a signal or an update"
+    return Waiting(what=execution.type, reason=reason, since_ms=execution.start_ms, until_ms=execution.times_out_ms())
