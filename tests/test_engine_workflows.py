@@ -426,3 +426,13 @@ def test_a_canceled_run_that_is_handed_back_is_canceled_and_the_slot_goes_on() -
     d.hand_back(d.run())
     assert d.status(started) is Status.CANCELED
     assert d.run().run_id == following.run_id
+
+
+def test_a_run_that_ends_while_it_waits_for_its_second_holder_goes_to_nobody() -> None:
+    """Found by the simulation: it stayed in line, and the next worker got it again and again."""
+    d, started = with_a_holder()
+    d.call(d.run(1), "charge")
+    d.step(c.PeerLost(peer=1, reason="gone"))
+    d.step(c.TerminateExecution(workflow_id=started.workflow_id, run_id=started.run_id))
+    d.subscribe_workflows(2)
+    assert d.runs(2) == []

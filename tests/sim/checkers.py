@@ -244,6 +244,8 @@ class Held:
     is_over: bool = False
     over_ms: int = 0
     is_told_to_stop: bool = False
+    is_closed: bool = False
+    """Its lease was over when the delivery left, and nobody but the end of the execution can have done that."""
 
     def is_live(self, now_ms: int) -> bool:
         if self.is_over:
@@ -277,6 +279,8 @@ class Leases:
                 )
             if held.attempt <= known.attempt and not self.may_repeat:
                 self._fail(f"attempt {held.attempt} of {held.key} comes after attempt {known.attempt}")
+            if known.is_closed and not known.link.is_over:
+                self._fail(f"{held.key} was closed while attempt {known.attempt} was on its way, and goes out again")
         if held.key in self._done:
             self._fail(f"{held.key} was completed, and attempt {held.attempt} goes out")
         self.latest[held.key] = self.by_token[held.token] = held
@@ -325,6 +329,7 @@ class Leases:
     def restarted(self, now_ms: int) -> None:
         for held in self.latest.values():
             self.over(held.token, now_ms)
+            held.is_closed = False
 
     def check_attempts(self, engine: Engine) -> None:
         """Whatever reached a worker is in a history."""
@@ -668,6 +673,7 @@ class Checkers:
             heartbeat_ms=push.get("heartbeat_timeout_ms", 0),
             is_over=lease is None,
             over_ms=now_ms,
+            is_closed=lease is None and kind == "workflow",
         )
 
     def parted(self, link: SimLink) -> None:

@@ -459,7 +459,6 @@ def close(
         attributes["failure"] = execution.failure
     s.record(execution, _CLOSING_EVENT[status], now_ms, **attributes)
     s.timers.remove(execution)
-    execution.calls.clear()
     execution.task_retry_ms = execution.cached_by = None
     workflow_timers.drop_all(s, execution)
     updates.execution_closed(s, execution)
@@ -476,6 +475,7 @@ def close(
             if status in (Status.TERMINATED, Status.TIMED_OUT):
                 _tell_holder(s, execution, task, status)
             matching.finish(s, task, now_ms)
+    execution.calls.clear()  # not before: a task that waits is found in its line by the kind of worker it is for
     _tell_waiters(s, execution, successor)
     if execution.schedule_id:
         registry.leave_schedule(s, execution)
