@@ -428,11 +428,16 @@ def test_a_canceled_run_that_is_handed_back_is_canceled_and_the_slot_goes_on() -
     assert d.run().run_id == following.run_id
 
 
-def test_a_run_that_ends_while_it_waits_for_its_second_holder_goes_to_nobody() -> None:
-    """Found by the simulation: it stayed in line, and the next worker got it again and again."""
+def test_a_run_with_calls_that_times_out_in_line_leaves_the_line() -> None:
+    """It waits for workers of the kind that made the calls, and has to be found there when it ends."""
     d, started = with_a_holder()
-    d.call(d.run(1), "charge")
-    d.step(c.PeerLost(peer=1, reason="gone"))
-    d.step(c.TerminateExecution(workflow_id=started.workflow_id, run_id=started.run_id))
+    d.terminate(started)
+    started = d.start(timeouts=c.WorkflowTimeouts(run_ms=5_000))
+    d.call(d.run(1))
+    d.lose(1)
+    assert d.views.counts()["waiting_workflow_tasks"] == 1
+    d.advance(5_000)
+    assert d.status(started) is Status.TIMED_OUT
+    assert d.views.counts()["waiting_workflow_tasks"] == 0
     d.subscribe_workflows(2)
     assert d.runs(2) == []

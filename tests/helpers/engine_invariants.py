@@ -145,6 +145,7 @@ def _in_order(line: _Line) -> list[QueuedTask]:
 def _check_queue(queue: TaskQueue) -> list[QueuedTask]:
     assert not queue.is_unused, "an unused queue is kept"
     tasks = waiting_tasks(queue)
+    assert all(task.execution.status.is_open for task in tasks), "work of a closed execution waits in line"
     by_type = [task for line in queue._lines.values() for task in _in_order(line)]
     assert sorted(by_type, key=lambda task: task.order) == tasks, "the lines by type disagree with the whole line"
     assert all(queue._lines.values()), "an empty line is kept"

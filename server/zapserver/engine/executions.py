@@ -475,7 +475,7 @@ def close(
             if status in (Status.TERMINATED, Status.TIMED_OUT):
                 _tell_holder(s, execution, task, status)
             matching.finish(s, task, now_ms)
-    execution.calls.clear()  # not before: a task that waits is found in its line by the kind of worker it is for
+    execution.calls.clear()  # not before: they say in which line the task waits
     _tell_waiters(s, execution, successor)
     if execution.schedule_id:
         registry.leave_schedule(s, execution)
