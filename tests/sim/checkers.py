@@ -30,6 +30,8 @@ ORPHAN = "orphan"
 TICK_MS_MAX = 1_000
 """An engine that was built again knows the time, and does what is due with its first tick."""
 
+NEVER_MS = 1 << 60
+
 _SUBMITS = (Op.TASK_SUBMIT, Op.TASK_SCHEDULE)
 _RESPONDS = (
     Op.RESPOND_WORKFLOW_TASK_COMPLETED,
@@ -333,6 +335,12 @@ class Leases:
         for held in self.latest.values():
             self.over(held.token, now_ms)
             held.is_closed = False
+
+    def rebuilt(self) -> None:
+        """Answers that were not kept did not happen: what they ended may be held again by connections that stand."""
+        for held in self.latest.values():
+            if held.is_over and not held.link.is_over:
+                held.over_ms = NEVER_MS
 
     def check_attempts(self, engine: Engine) -> None:
         """Whatever reached a worker is in a history."""
@@ -705,6 +713,7 @@ class Checkers:
 
     def rebuilt(self, engine: Engine) -> None:
         self._engine = engine
+        self.leases.rebuilt()
         self._look(engine)
 
     def _look(self, engine: Engine) -> None:
