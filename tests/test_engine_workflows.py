@@ -441,3 +441,16 @@ def test_a_run_with_calls_that_times_out_in_line_leaves_the_line() -> None:
     assert d.views.counts()["waiting_workflow_tasks"] == 0
     d.subscribe_workflows(2)
     assert d.runs(2) == []
+
+
+def test_runs_that_wait_for_another_try_when_the_server_restarts_all_go_on() -> None:
+    """Found by the simulation: they had one place in line between them, and all but one were lost."""
+    d = Driver()
+    runs = [d.start("Order"), d.start("Order"), d.start("Order")]
+    for _ in range(4):
+        d.subscribe_workflows(1)
+        d.lose(1)
+    d.restart()
+    d.advance(60_000)
+    d.subscribe_workflows(2)
+    assert {run.run_id for run in d.runs(2)} == {started.run_id for started in runs}

@@ -1,0 +1,16 @@
+"""Clients, server and workers in one process, from one seed, in virtual time, with everything that goes wrong.
+
+    world        the seed, the clock, the queue of events, the trace
+    profile      what a seed does and suffers (swarm)
+    disk         SQLite's log as a simulation, and the writer that commits to it
+    network      connections: bytes that are torn, late, stalled or cut; the server's end of each
+    server       the real dispatcher, namespaces and engine as a process that can be killed
+    peer, client, worker    the other ends, over the real `zapwire.Connection`
+    checkers     the promises of docs/design.md, one class each
+    simulation   safety phase, liveness phase, one more loss of power
+    planted      mistakes to make on purpose, one at least for each checker
+
+`python -m tests.sim --seeds 1000`, and `--seed N --trace` for a closer look at one. The same seed does the same as long
+as the code does; any change of what the server writes or draws shifts all seeds. What is not here yet: children and
+replaying workers, updates, several namespaces (a dispatcher keeps sets of them, in no fixed order), HTTP.
+"""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -18,13 +19,18 @@ from tests.sim.world import World
 from zapserver.engine import Engine
 from zapserver.engine.commands import Overlap, Status
 from zapserver.engine.errors import NotFound
-from zapserver.engine.executions import CANCEL_MS_MAX, rfc3339
+from zapserver.engine.executions import CANCEL_MS_MAX
 from zapserver.engine.records import EventType, Execution, Schedule
 from zapwire.envelope import Receipt, decode_envelope, decode_respond, decode_submit_reply
 from zapwire.opcodes import Op
 
 ORPHAN = "orphan"
 """The type of tasks and workflows that no worker knows."""
+
+TICK_MS_MAX = 1_000
+"""An engine that was built again knows the time, and does what is due with its first tick."""
+
+NEVER_MS = 1 << 60
 
 _SUBMITS = (Op.TASK_SUBMIT, Op.TASK_SCHEDULE)
 _RESPONDS = (
@@ -243,6 +249,8 @@ class Held:
     is_over: bool = False
     over_ms: int = 0
     is_told_to_stop: bool = False
+    is_closed: bool = False
+    """Its lease was over when the delivery left, and nobody but the end of the execution can have done that."""
 
     def is_live(self, now_ms: int) -> bool:
         if self.is_over:
@@ -276,6 +284,8 @@ class Leases:
                 )
             if held.attempt <= known.attempt and not self.may_repeat:
                 self._fail(f"attempt {held.attempt} of {held.key} comes after attempt {known.attempt}")
+            if known.is_closed and not known.link.is_over:
+                self._fail(f"{held.key} was closed while attempt {known.attempt} was on its way, and goes out again")
         if held.key in self._done:
             self._fail(f"{held.key} was completed, and attempt {held.attempt} goes out")
         self.latest[held.key] = self.by_token[held.token] = held
@@ -324,6 +334,13 @@ class Leases:
     def restarted(self, now_ms: int) -> None:
         for held in self.latest.values():
             self.over(held.token, now_ms)
+            held.is_closed = False
+
+    def rebuilt(self) -> None:
+        """Answers that were not kept did not happen: what they ended may be held again by connections that stand."""
+        for held in self.latest.values():
+            if held.is_over and not held.link.is_over:
+                held.over_ms = NEVER_MS
 
     def check_attempts(self, engine: Engine) -> None:
         """Whatever reached a worker is in a history."""
@@ -412,8 +429,7 @@ class Slots:
         if schedule.anchor_ms > made_ms:
             self._fail(f"{schedule_id} counts from {schedule.anchor_ms}, and was made at {made_ms}")
         slots = _slots_so_far(schedule)
-        names = {f"{schedule_id}-{rfc3339(slot)}" for slot in slots}
-        if strange := sorted(set(runs) - names):
+        if strange := [name for name in runs if _slot_of(schedule_id, name) not in slots]:
             self._fail(f"{schedule_id} fired for what is no slot: {strange}")
         accounted = (
             len(runs) + schedule.missed + schedule.skipped_overlap + schedule.buffer_dropped + len(schedule.buffered)
@@ -438,11 +454,16 @@ def _is_fired(execution: Execution) -> bool:
     return bool(execution.schedule_id) and execution.identity == "schedule"
 
 
-def _slots_so_far(schedule: Schedule) -> list[int]:
+def _slots_so_far(schedule: Schedule) -> range:
     interval_ms = schedule.spec.interval_ms
     assert interval_ms
     assert schedule.next_ms is not None
-    return list(range(schedule.anchor_ms + interval_ms, schedule.next_ms, interval_ms))
+    return range(schedule.anchor_ms + interval_ms, schedule.next_ms, interval_ms)
+
+
+def _slot_of(schedule_id: str, workflow_id: str) -> int:
+    """The slot that the name of a run ends in."""
+    return round(datetime.fromisoformat(workflow_id.removeprefix(f"{schedule_id}-")).timestamp() * 1000)
 
 
 # --- 6: cancel reaches every descendant -----------------------------------------------------------------------
@@ -454,15 +475,18 @@ class Cancels:
     def __init__(self, world: World, leases: Leases) -> None:
         self._world = world
         self._leases = leases
-        self._acknowledged: set[str] = set()
+        self._acknowledged: dict[str, int] = {}
+        """When, by run id."""
+        self._overdue: dict[str, int] = {}
+        """Since when a run is seen open that was to be ended over everybody's head."""
 
     def acknowledged(self, run_id: str) -> None:
-        self._acknowledged.add(run_id)
+        self._acknowledged.setdefault(run_id, self._world.now_ms)
 
     def delivered(self, held: Held) -> None:
         """Nobody is to begin with a canceled run, nor with its activities once nobody runs it."""
-        if held.run_id not in self._acknowledged:
-            return
+        if self._acknowledged.get(held.run_id, self._world.now_ms) == self._world.now_ms:
+            return  # what the passing of time did before the cancel, in the same step, leaves behind its answer
         if held.kind == "workflow":
             self._fail(f"the canceled run {held.run_id} goes to {held.link.node_id}")
             return
@@ -478,7 +502,9 @@ class Cancels:
             due_ms = execution.cancel_due_ms
             if execution.is_task or due_ms is None:
                 continue
-            if execution.status is Status.CANCELING and due_ms < engine.now_ms:
+            if execution.status is not Status.CANCELING or due_ms >= engine.now_ms:
+                continue
+            if self._world.now_ms > self._overdue.setdefault(execution.run_id, self._world.now_ms) + TICK_MS_MAX:
                 self._fail(f"run {execution.run_id} was canceled {CANCEL_MS_MAX} ms ago and is open")
 
     def check(self, engine: Engine) -> None:
@@ -663,6 +689,7 @@ class Checkers:
             heartbeat_ms=push.get("heartbeat_timeout_ms", 0),
             is_over=lease is None,
             over_ms=now_ms,
+            is_closed=lease is None and kind == "workflow",
         )
 
     def parted(self, link: SimLink) -> None:
@@ -686,6 +713,7 @@ class Checkers:
 
     def rebuilt(self, engine: Engine) -> None:
         self._engine = engine
+        self.leases.rebuilt()
         self._look(engine)
 
     def _look(self, engine: Engine) -> None:
@@ -693,11 +721,11 @@ class Checkers:
         self.results.check(engine)
         self.slots.check(engine, is_last=False)
 
-    def stepped(self, *, is_calm: bool) -> None:
+    def stepped(self, *, is_serving: bool, is_disk_well: bool) -> None:
         """After every event."""
-        self.patience.look(is_calm=is_calm)
-        if self._engine is not None:
-            self.cancels.look(self._engine)
+        self.patience.look(is_calm=is_serving and is_disk_well)
+        if is_serving:
+            self.cancels.look(self.engine)
 
     def check_end(self, engine: Engine) -> None:
         """Faults have stopped, and everything had time to end."""

@@ -186,12 +186,19 @@ class Client(Peer):
                 self.call(Op.GET_WORKFLOW_HISTORY, run.names, _ignore)
             case "explain":
                 self.call(Op.EXPLAIN, run.names, _ignore)
+            case "reset":
+                self.call(Op.RESET_WORKFLOW, {**run.names, "event_id": 1}, lambda answer: self._reset(answer, run))
             case _:
                 raise AssertionError(operation)
 
     def _signaled(self, answer: Answer, run: Known, number: int) -> None:
         if answer.ok:
             self.around.checkers.kept.signaled(run.run_id, number)
+
+    def _reset(self, answer: Answer, run: Known) -> None:
+        if answer.ok:
+            self.world.count("runs reset")
+            self.runs.append(Known(run.workflow_id, answer.body["run_id"], run.is_task, run.type))
 
     def _wait_for(self, run: Known) -> None:
         if run.run_id in self._awaited:

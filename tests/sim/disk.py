@@ -46,8 +46,8 @@ class SimDisk:
         self.is_full = False
         self.is_failing = False
         self.is_slow = False
-        self.forgets_synced = False
-        """Planted: a disk that lies about its syncs."""
+        self.when_written: Callable[[], None] | None = None
+        """To be done once, between the next write and its sync."""
 
     @property
     def is_well(self) -> bool:
@@ -84,6 +84,9 @@ class SimDisk:
             undo.changes[table, key] = None if known is None else known.values.get(key)
         self._unsynced.append(undo)
         MemoryStore(Table, self._medium).commit(batch)
+        if self.when_written is not None:
+            self._world.after(0, self.when_written)
+            self.when_written = None
 
     def write_without_sync(self, batch: Batch) -> None:
         """The sync failed: nobody knows whether it is there."""
@@ -92,8 +95,7 @@ class SimDisk:
     def settle(self) -> None:
         """A commit that reached the disk: nothing before it is in doubt any more."""
         self._ghost = None
-        if not self.forgets_synced:
-            self._unsynced.clear()
+        self._unsynced.clear()
 
     sync = settle
 
@@ -125,6 +127,11 @@ class SimWriter:
         self._broken: StoreError | None = None
         self._failure: StoreError | None = None
         self._is_dead = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Everything that was submitted is done."""
+        return not self._is_busy and not self._jobs
 
     def kill(self) -> None:
         """The process is gone, in the middle of whatever it did."""

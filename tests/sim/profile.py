@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 FAULTS = (
+    "server stop",
     "server kill",
     "power loss",
     "client crash",
@@ -33,6 +34,7 @@ OPERATIONS = {
     "list": 2,
     "explain": 3,
     "requeue": 2,
+    "reset": 2,
     "put schedule": 5,
     "pause schedule": 2,
     "resume schedule": 2,

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tests.sim.checkers import Checkers
 from tests.sim.disk import SimDisk, SimWriter
 from tests.sim.network import NOTICE_MS_MAX, Cable, SimLink
 from tests.sim.profile import Profile
 from tests.sim.world import Timer, World
 
-from zapserver.dispatch import Dispatcher
+from zapserver.dispatch import SETTLE_SECONDS_MAX, Dispatcher
 from zapserver.engine import Engine, Limits
 from zapserver.engine.commands import SweepClosed
 from zapserver.mending import RETRY_SECONDS_MAX, RETRY_SECONDS_MIN
 from zapserver.namespaces import Namespace, Namespaces
 from zapserver.store import Store, StoreError
 from zapserver.timer import CLOCK_CHECK_SECONDS_MAX
+from zapwire.errors import ConnectionLost
 
 RESTART_MS = (300, 4_000)
 """How long the supervisor takes. Longer than anything that was sent to the old process is on its way."""
@@ -69,6 +72,11 @@ class SimServer:
         self._checkers.crashed(is_power=is_power)
         self._world.after(self._world.between(*RESTART_MS), self.start)
 
+    def stop(self) -> None:
+        """As after SIGTERM: what was decided is kept, then the connections close."""
+        if self._process is not None:
+            self._process.stop(lambda: self.crash(is_power=False))
+
     def accept(self) -> SimLink | None:
         """A new connection, or None when nobody listens."""
         return None if self._process is None else self._process.accept()
@@ -112,12 +120,29 @@ class _Process:
         self._links.append(link)
         return link
 
+    def stop(self, then: Callable[[], None]) -> None:
+        self.dispatcher.is_ending = True
+        settled_by_ms = self._world.now_ms + int(SETTLE_SECONDS_MAX * 1000)
+
+        def look() -> None:
+            if self.is_dead:
+                return
+            if not self._writer.is_idle and self._world.now_ms < settled_by_ms:
+                self._world.after(5, look)
+                return
+            for link in self._links:
+                link.lose(ConnectionLost("the server ends"))
+            then()
+
+        look()
+
     def kill(self, notice_ms_max: int) -> None:
         self.is_dead = True
         self._writer.kill()
         for link in self._links:
-            link.abandon()
-            link.cable.cut(notice_ms_max)
+            if not link.is_over:
+                link.abandon()
+                link.cable.cut(notice_ms_max)
 
     # --- the timer -----------------------------------------------------------------------------------
 

@@ -149,7 +149,7 @@ class Simulation:
         if self.world.violation is not None or not self.world.step():
             return False
         self._events += 1
-        self.checkers.stepped(is_calm=self._serves and self.disk.is_well)
+        self.checkers.stepped(is_serving=self._serves, is_disk_well=self.disk.is_well)
         return True
 
     def _run_until(self, is_done: Callable[[], bool], ms_max: int = SAFETY_MS_MAX * 2) -> None:
@@ -190,10 +190,15 @@ class Simulation:
         world.count(f"fault {fault}")
         world.note("fault", fault)
         match fault:
+            case "server stop":
+                self.server.stop()
             case "server kill":
                 self.server.crash(is_power=False)
             case "power loss":
-                self.server.crash(is_power=True)
+                if world.chance(0.5):
+                    self.server.crash(is_power=True)
+                else:
+                    self.disk.when_written = self._lose_power
             case "client crash":
                 world.random.choice(self.clients).crash()
             case "worker crash":
@@ -217,6 +222,10 @@ class Simulation:
                 world.clock_offset_ms -= world.random.choice((500, 20_000, 600_000))
             case _:
                 raise AssertionError(fault)
+
+    def _lose_power(self) -> None:
+        if not self.around.is_calm:
+            self.server.crash(is_power=True)
 
     def _stall(self, peer: Peer) -> None:
         cable = peer.cable

@@ -199,6 +199,9 @@ def put_in_line(s: State, now_ms: int) -> None:
             s.queue(task.queue).put(task)
         elif task.lease.peer not in s.peers or task.lease.token not in s.peers[task.lease.peer].leases:
             lost.append(task)
+    for execution in s.executions.values():
+        if execution.task is not None and not execution.task.order:
+            execution.task.order = s.next_order()  # it waits for its time, and has its place when that comes
     for task in lost:
         if isinstance(task, WorkflowTask):
             returned = workflow_tasks.restarted(s, task, now_ms)
