@@ -203,8 +203,8 @@ class Dispatcher:
             self._perform(namespace)
             self._after_steps()
 
-    async def kept(self, namespace: Namespace) -> None:
-        """Wait until everything that was decided so far is kept. Raises `StoreError` if it never is."""
+    async def kept(self, namespace: Namespace, level: Durability = Durability.SYNCED) -> None:
+        """Wait until what was decided so far has reached this level. Raises `StoreError` if it never does."""
         outcomes: list[StoreError | None] = []
         done = trio.Event()
 
@@ -212,7 +212,8 @@ class Dispatcher:
             outcomes.append(error)
             done.set()
 
-        namespace.journal.send(settle, settle)
+        namespace.send(settle, settle, level)
+        self._unflushed.add(namespace)
         self._after_steps()
         await done.wait()
         if outcomes[0] is not None:
@@ -265,7 +266,8 @@ class Dispatcher:
                 else:
                     self._reply(call.link, call.request_id, opcode, _refusal(opcode, error.status, str(error)))
 
-            namespace.journal.send(send, fail)
+            namespace.send(send, fail, call.durability)
+            self._unflushed.add(namespace)
 
     def _reply(self, link: Link, request_id: int, opcode: int, answer: bytes) -> None:
         if not link.owes(request_id):  # the connection or the caller is gone
@@ -321,7 +323,7 @@ class Dispatcher:
             peer.link.send(opcode, body)
 
     def _answer_later(self, namespace: Namespace, waiter: Waiter, message: bytes) -> None:
-        namespace.journal.send(
+        namespace.send(
             partial(self._answer_waiter, waiter, message),
             lambda error: self._answer_waiter(waiter, encode_response(error.status, _NULL, str(error))),
         )

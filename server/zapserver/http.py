@@ -203,7 +203,7 @@ class _HttpCall:
     async def kept(self) -> str:
         """Wait until the answer may leave, and return the level that is reached then. Raises `StoreError`."""
         if self.durability is not Durability.MEMORY:
-            await self._dispatcher.kept(self.namespace)
+            await self._dispatcher.kept(self.namespace, self.durability)
         return min(self.durability, self.namespace.journal.durability).name.lower()
 
 

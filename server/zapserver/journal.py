@@ -74,6 +74,10 @@ class Journal:
         """What everything decided so far reaches once it is kept: a commit takes with it all that came before."""
         return self._open.durability if self._open.batch.changes else self._level_given
 
+    def reaches(self, level: Durability) -> bool:
+        """Whether everything decided so far gets as far as this, or as the store can, by what is on its way."""
+        return self._writer is None or min(level, self.durability) <= self.level
+
     @property
     def queued_bytes(self) -> int:
         """What was given to the writer and is not kept yet."""

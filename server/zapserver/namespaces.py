@@ -18,7 +18,7 @@ from zapserver.engine import Engine, Limits
 from zapserver.engine.commands import Command, PeerKey
 from zapserver.engine.errors import EngineError, Invalid, LimitReached, NotFound
 from zapserver.engine.tables import Table
-from zapserver.journal import Journal, Writer
+from zapserver.journal import Fail, Journal, Send, Writer
 from zapserver.limits import NAMESPACES_MAX
 from zapserver.store import Batch, Damaged, Durability, MemoryStore, QueueFull, Store, StoreError
 
@@ -88,6 +88,7 @@ class Namespace:
         self._keep(SYNCED)
         if about is None:
             self.describe()
+        self.journal.flush()
 
     def step(self, command: Command[R], now_ms: int, durability: Durability = SYNCED) -> R:
         """One step of the engine; what it changes is on its way to the store when this returns.
@@ -107,6 +108,13 @@ class Namespace:
             raise
         self._keep(durability)
         return answer
+
+    def send(self, send: Send, fail: Fail | None = None, level: Durability = SYNCED) -> None:
+        """Call `send` once everything decided so far has reached `level`, which may be now; `fail` if it never does."""
+        if self.journal.failure is None and not self.journal.reaches(level):
+            # Others asked for less: a record that is there anyway goes again, and takes theirs along to the disk.
+            self.journal.add(self._about_record(), level)
+        self.journal.send(send, fail)
 
     def describe(self, *, description: str = "", owner_email: str = "", retention_ms: int = 0) -> None:
         """Change what is given and keep the rest."""
@@ -137,9 +145,6 @@ class Namespace:
         except Exception as error:
             self._void(error)
             raise
-        if changes is None and durability > self.journal.level:
-            # A repeat that asks for more than the first call: nothing is new, and yet it has to reach the disk.
-            changes = self._about_record()
         self.journal.add(changes, durability)
 
     def _void(self, error: Exception) -> None:

@@ -5,8 +5,10 @@ This reads the engine's private state: it is the one place outside of the engine
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
-from typing import Any
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import msgspec
 
 from zapserver.engine import Engine, children, wakeups
 from zapserver.engine import commands as c
@@ -33,10 +35,20 @@ from zapserver.engine.records import (
     Subscription,
     WorkflowTask,
 )
-from zapserver.engine.saved import decode_execution, encode_activity, encode_execution, encode_schedule
+from zapserver.engine.saved import (
+    ActivityRecord,
+    ExecutionRecord,
+    ScheduleRecord,
+    decode_execution,
+    encode_activity,
+    encode_execution,
+    encode_schedule,
+)
 from zapserver.engine.state import State
 from zapserver.engine.tables import Table
 from zapserver.store import MemoryStore
+
+T = TypeVar("T")
 
 
 class Watch:
@@ -360,17 +372,23 @@ def _targets(s: State) -> Iterator[Any]:
     yield from s.queries.values()
 
 
+def _read(records: Mapping[Any, bytes], record: type[T]) -> dict[Any, T]:
+    """What records say: the same thing can be written with a default or without."""
+    return {key: msgspec.json.decode(data, type=record) for key, data in records.items()}
+
+
 def _check_kept(s: State, store: MemoryStore) -> None:
     """The store has exactly what the engine has: whatever a step touched was written, and nothing is left over."""
     kept = {number: data for (number,), data in store.scan(Table.OPEN)}
-    assert kept == {execution.number: encode_execution(execution) for execution in s.executions.values()}
+    live = {execution.number: encode_execution(execution) for execution in s.executions.values()}
+    assert _read(kept, ExecutionRecord) == _read(live, ExecutionRecord)
     activities = dict(store.scan(Table.ACTIVITIES))
     of_workflows = [activity for activity in s.activities.values() if not activity.execution.is_task]
-    assert activities == {
-        (activity.execution.number, activity.activity_id): encode_activity(activity) for activity in of_workflows
-    }
+    wanted = {(each.execution.number, each.activity_id): encode_activity(each) for each in of_workflows}
+    assert _read(activities, ActivityRecord) == _read(wanted, ActivityRecord)
     schedules = {key: data for (key,), data in store.scan(Table.SCHEDULES)}
-    assert schedules == {key: encode_schedule(schedule) for key, schedule in s.schedules.items()}
+    listed = {key: encode_schedule(schedule) for key, schedule in s.schedules.items()}
+    assert _read(schedules, ScheduleRecord) == _read(listed, ScheduleRecord)
     closed = [decode_execution(data)[0] for table in (Table.CLOSED, Table.DEAD) for _, data in store.scan(table)]
     assert s.dead_count == store.count(Table.DEAD) <= s.limits.dead_letters_max
     if s.limits.closed_executions_max:  # else only those are counted that closed since the start

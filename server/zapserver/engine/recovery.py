@@ -14,7 +14,7 @@ import msgspec
 
 from zapserver.engine import activities, archive, executions, matching, registry, workflow_tasks
 from zapserver.engine.commands import PeerKey, Status
-from zapserver.engine.effects import Answered
+from zapserver.engine.effects import Answered, PeerFull
 from zapserver.engine.errors import Conflict, Lost, NotFound, NoWorker
 from zapserver.engine.records import (
     Activity,
@@ -238,6 +238,9 @@ def adopt(s: State, old: State, live: Iterable[PeerKey], now_ms: int) -> None:
         if old_peer is None:
             continue
         peer = s.peer(key)
+        peer.burst_bytes, peer.is_full = old_peer.burst_bytes, old_peer.is_full
+        if peer.is_full:  # it is to be told when the peer has read, once more
+            s.effects.append(PeerFull(peer=key))
         for known in old_peer.subscriptions.values():
             subscription = Subscription(
                 subscription_id=known.subscription_id,
@@ -248,6 +251,7 @@ def adopt(s: State, old: State, live: Iterable[PeerKey], now_ms: int) -> None:
                 types=known.types,
                 unknown_types=known.unknown_types,
                 replays=known.replays,
+                is_full=peer.is_full,
             )
             peer.subscriptions[subscription.subscription_id] = subscription
             s.queue(subscription.queue).add(subscription)
