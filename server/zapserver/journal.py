@@ -187,18 +187,23 @@ class Ahead:
 
     def __init__(self, store: Reader) -> None:
         self._store = store
-        self._changes: dict[tuple[str, bytes], tuple[object, bytes | None]] = {}
+        self._changes: dict[str, dict[bytes, tuple[object, bytes | None]]] = {}
+        """By table and encoded key: who changed it last, and to what."""
 
     def note(self, batch: Batch, owner: object) -> None:
         """These changes are decided."""
-        for place, value in batch.changes.items():
-            self._changes[place] = (owner, value)
+        for (name, key), value in batch.changes.items():
+            table = self._changes.get(name)
+            if table is None:
+                table = self._changes[name] = {}
+            table[key] = (owner, value)
 
     def forget(self, batch: Batch, owner: object) -> None:
         """The store has these changes now."""
-        for place in batch.changes:
-            if self._changes[place][0] is owner:
-                del self._changes[place]
+        for name, key in batch.changes:
+            table = self._changes[name]
+            if table[key][0] is owner:
+                del table[key]
 
     def forget_all(self) -> None:
         """Nothing of what was on its way arrives."""
@@ -206,8 +211,9 @@ class Ahead:
 
     def get(self, table: enum.StrEnum, key: Key) -> bytes | None:
         """As `Reader.get`."""
-        if self._changes:
-            change = self._changes.get((table.value, encode_key(key)))
+        changes = self._changes.get(table.value)
+        if changes:
+            change = changes.get(encode_key(key))
             if change is not None:
                 return change[1]
         return self._store.get(table, key)
@@ -223,11 +229,10 @@ class Ahead:
         limit: int | None = None,
         damaged: list[Damaged] | None = None,
     ) -> Iterator[tuple[Key, bytes]]:
-        """As `Reader.scan`. What is on its way is looked through as a whole: some thousand records at most."""
+        """As `Reader.scan`. What is on its way to the table is looked through: some thousand records at most."""
         low, high = key_range(prefix, start, end)
-        changed = {
-            key: value for (name, key), (_, value) in self._changes.items() if low <= key < high and name == table.value
-        }
+        changes = self._changes.get(table.value) or {}
+        changed = {key: value for key, (_, value) in changes.items() if low <= key < high}
         if not changed:
             yield from self._store.scan(
                 table, prefix=prefix, start=start, end=end, reverse=reverse, limit=limit, damaged=damaged

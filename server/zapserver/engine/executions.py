@@ -133,7 +133,7 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
     run_id = command.run_id or s.new_id()
     registry.check_run_id(s, run_id)
     workflow_id = command.workflow_id or f"{command.type.lower()}-{run_id[:24]}"
-    if not command.workflow_id and s.latest(workflow_id) is not None:
+    if command.run_id and not command.workflow_id and s.latest(workflow_id) is not None:
         workflow_id = f"{command.type.lower()}-{run_id}"
     present = registry.claim(s, workflow_id, command.id_reuse, command.id_conflict)
     if present is not None and command.id_conflict is IdConflict.USE_EXISTING:
