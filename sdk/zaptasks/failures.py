@@ -9,8 +9,8 @@ import msgspec
 
 from zapwire.failure import CANCELED_ERROR, CAUSE_DEPTH_MAX, Failure
 
+from .converters import PLAIN
 from .errors import PayloadError, RemoteError, TaskError
-from .payloads import encode_payload
 
 STACK_CHARACTERS_MAX: Final = 16 * 1024
 """The end of a traceback is what is read; a failure as a whole is bounded by the wire."""
@@ -80,6 +80,6 @@ def _details(details: tuple[object, ...] | list[object]) -> list[msgspec.Raw] | 
 def _detail(item: object) -> msgspec.Raw:
     """A detail as JSON; what JSON cannot carry becomes its text, as in Go."""
     try:
-        return msgspec.Raw(encode_payload(item, "a detail"))
+        return msgspec.Raw(PLAIN.encode(item, "a detail"))
     except PayloadError:
         return msgspec.Raw(msgspec.json.encode(repr(item)))

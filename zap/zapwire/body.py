@@ -51,16 +51,19 @@ T = TypeVar("T")
 _json_encoder: Final = msgspec.json.Encoder()
 
 
-def encode_json(value: object) -> bytes:
-    """Encode a value, msgspec structs and dataclasses included, as UTF-8 JSON without spaces."""
+def encode_json(value: object, encoder: msgspec.json.Encoder = _json_encoder) -> bytes:
+    """Encode a value, msgspec structs and dataclasses included, as UTF-8 JSON without spaces.
+
+    `encoder` may be one with a hook for more types; what its hook returns is not searched for NaN.
+    """
     try:
-        body = _json_encoder.encode(value)
+        body = encoder.encode(value)
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
         raise LocalProtocolError(f"the value cannot be sent as JSON: {error}") from None
     # Only a body with a null in it can hide a NaN, so that the search through the value is rare.
-    if b"null" in body and _has_non_finite(value):
+    if b"null" in body and has_non_finite(value):
         raise LocalProtocolError("the value cannot be sent as JSON: it contains NaN or an infinity")
-    if _json_too_deep(body):
+    if len(body) > BODY_DEPTH_MAX and _json_too_deep(body):
         raise LocalProtocolError(f"the value cannot be sent as JSON: {_TOO_DEEP}")
     return _checked_size(body)
 
@@ -74,7 +77,7 @@ def decode_json(body: Buffer, type: Any = Any) -> Any:
     _check_received_size(body)
     try:
         text = str(body, "utf-8")
-        if _json_too_deep(body):
+        if len(body) > BODY_DEPTH_MAX and _json_too_deep(body):
             raise BadBody(f"the JSON body cannot be read: {_TOO_DEEP}")
         return _json_decoder(type).decode(text)
     except UnicodeDecodeError as error:
@@ -140,14 +143,12 @@ _STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 def _json_too_deep(body: Buffer) -> bool:
-    """True when brackets are nested deeper than the bound; exact for well-formed JSON.
+    """True when brackets are nested deeper than the bound; exact for well-formed JSON. Only longer bodies can be.
 
-    The length, or the number of opening brackets, settles it for all but large bodies. For those the brackets
+    The number of opening brackets settles it for most bodies. For the others the brackets
     within strings are taken out first: without escapes, every second piece between quotes is inside a string,
     and dropping two adjacent quotes changes nothing about that. All of it runs in C, in linear time.
     """
-    if len(body) <= BODY_DEPTH_MAX:
-        return False
     text = bytes(body)
     if text.count(b"[") + text.count(b"{") <= BODY_DEPTH_MAX:
         return False
@@ -158,23 +159,26 @@ def _json_too_deep(body: Buffer) -> bool:
     return max(accumulate(map(_STEP.__getitem__, brackets)), default=0) > BODY_DEPTH_MAX
 
 
-def _has_non_finite(value: object) -> bool:
+def has_non_finite(value: object) -> bool:
+    """Whether a float in it, at any depth, is NaN or an infinity."""
     match value:
         case float():
             return not math.isfinite(value)
         case dict():
-            return any(_has_non_finite(item) for item in value.values())
+            return any(has_non_finite(item) for item in value.values())
         case list() | tuple() | set() | frozenset():
-            return any(_has_non_finite(item) for item in value)
+            return any(has_non_finite(item) for item in value)
         case msgspec.Struct():
             return _any_non_finite(value, value.__struct_fields__)
         case _ if dataclasses.is_dataclass(value):
             return _any_non_finite(value, (field.name for field in dataclasses.fields(value)))
-    return False
+        case _:
+            attributes: tuple[Any, ...] = getattr(type(value), "__attrs_attrs__", ())
+            return _any_non_finite(value, (attribute.name for attribute in attributes))
 
 
 def _any_non_finite(value: object, names: Iterable[str]) -> bool:
-    return any(_has_non_finite(getattr(value, name)) for name in names)
+    return any(has_non_finite(getattr(value, name)) for name in names)
 
 
 def _check_cbor(value: object) -> None:
