@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from zapwire.body import BODY_DEPTH_MAX, encode_json
+from zapwire.body import BODY_DEPTH_MAX, encode_json_with
 from zapwire.errors import LocalProtocolError
 
 from .errors import PayloadError
@@ -35,7 +35,7 @@ def encode_payload(value: object, what: str, bytes_max: int = PAYLOAD_BYTES_MAX)
     more than `bytes_max`.
     """
     try:
-        payload = encode_json(value, encoder)
+        payload = encode_json_with(encoder, value)
     except LocalProtocolError as error:
         path, culprit, reason = _find_culprit(value, "$", 0) or ("$", value, str(error))
         raise PayloadError(
@@ -82,7 +82,7 @@ def _find_culprit(value: object, path: str, depth: int) -> tuple[str, object, st
         if found is not None:
             return found
     try:
-        encode_json(value, encoder)
+        encode_json_with(encoder, value)
     except LocalProtocolError as error:
         return path, value, str(error).removeprefix("the value cannot be sent as JSON: ")
     return None

@@ -49,21 +49,27 @@ _TOO_DEEP: Final = f"nested more than {BODY_DEPTH_MAX} levels deep"
 T = TypeVar("T")
 
 _json_encoder: Final = msgspec.json.Encoder()
+_plain_decoder: Final = msgspec.json.Decoder()
 
 
-def encode_json(value: object, encoder: msgspec.json.Encoder = _json_encoder) -> bytes:
-    """Encode a value, msgspec structs and dataclasses included, as UTF-8 JSON without spaces.
+def encode_json(value: object) -> bytes:
+    """Encode a value, msgspec structs and dataclasses included, as UTF-8 JSON without spaces."""
+    return encode_json_with(_json_encoder, value)
 
-    `encoder` may be one with a hook for more types; what its hook returns is not searched for NaN.
-    """
+
+def encode_json_with(encoder: msgspec.json.Encoder, value: object) -> bytes:
+    """The same with an encoder that has a hook for more types; what its hook returns is not searched for NaN."""
     try:
         body = encoder.encode(value)
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
         raise LocalProtocolError(f"the value cannot be sent as JSON: {error}") from None
     # Only a body with a null in it can hide a NaN, so that the search through the value is rare.
-    if b"null" in body and has_non_finite(value):
+    # (`find`, because `in` takes 100 ns more for bytes.)
+    if body.find(b"null") >= 0 and has_non_finite(value):
         raise LocalProtocolError("the value cannot be sent as JSON: it contains NaN or an infinity")
-    if len(body) > BODY_DEPTH_MAX and _json_too_deep(body):
+    if len(body) <= BODY_DEPTH_MAX:
+        return body
+    if _json_too_deep(body):
         raise LocalProtocolError(f"the value cannot be sent as JSON: {_TOO_DEEP}")
     return _checked_size(body)
 
@@ -74,12 +80,14 @@ def decode_json(body: Buffer) -> Any: ...
 def decode_json(body: Buffer, type: type[T]) -> T: ...
 def decode_json(body: Buffer, type: Any = Any) -> Any:
     """Decode a JSON body, into `type` where one is given (any type that msgspec understands)."""
-    _check_received_size(body)
+    is_long = len(body) > BODY_DEPTH_MAX
+    if is_long:
+        _check_received_size(body)
     try:
         text = str(body, "utf-8")
-        if len(body) > BODY_DEPTH_MAX and _json_too_deep(body):
+        if is_long and _json_too_deep(body):
             raise BadBody(f"the JSON body cannot be read: {_TOO_DEEP}")
-        return _json_decoder(type).decode(text)
+        return (_plain_decoder if type is Any else _json_decoder(type)).decode(text)
     except UnicodeDecodeError as error:
         raise BadBody(f"the JSON body is not UTF-8 at byte {error.start}") from None
     except (msgspec.MsgspecError, RecursionError) as error:
