@@ -56,7 +56,7 @@ VALUES: list[tuple[object, Any]] = [
     ({"a": OWNER}, dict[str, Owner | None]),
     ([ROBOT, OWNER], list[Owner | Robot]),
     (Order(["a"], OWNER), Order),
-    (Percent(value=7), Percent),
+    (PERCENT, Percent),
 ]
 
 

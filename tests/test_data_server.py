@@ -403,3 +403,56 @@ def test_a_blocking_client_without_a_server_uses_it_too() -> None:
         client.now("x", {"a": 1})
     assert got == [{"a": 1}]
     assert codec.encoded[0] == b'{"a":1}'
+
+
+class Broken:
+    """A codec that fails when it is told to."""
+
+    name = "broken"
+
+    def __init__(self) -> None:
+        self.is_broken = False
+
+    def encode(self, data: bytes) -> bytes:
+        if self.is_broken:
+            raise RuntimeError(f"cannot encode {data!r}")
+        return data[::-1]
+
+    decode = encode
+
+
+@pytest.mark.parametrize("breaks", ["before", "while"])
+async def test_a_codec_that_fails_ends_a_task_and_not_its_worker(breaks: str) -> None:
+    codec = Broken()
+
+    async def work(value: str) -> str:
+        codec.is_broken = breaks == "while" and value == MARKER
+        return value
+
+    async with (
+        open_real_server() as server,
+        open_recording_network(server.zap) as network,
+        open_client(server.zap, converter=DataConverter(codecs=[Broken()])) as client,
+        open_client(network.address, converter=DataConverter(codecs=[codec])) as breaking,
+        open_worker(breaking, tasks=[work]),
+    ):
+        codec.is_broken = breaks == "before"
+        with pytest.raises(TaskFailed, match="the codec 'broken' failed: RuntimeError") as caught:
+            await (await client.now("work", MARKER, retry_policy=NO_RETRY)).result()
+        assert caught.value.type == "CodecError"
+        codec.is_broken = False
+        assert await (await client.now("work", "fine")).result() == "fine"
+        assert not gives_away(bytes(network.seen))
+
+
+async def test_a_workflow_whose_input_cannot_be_read_fails_and_says_why() -> None:
+    async with (
+        open_real_server() as server,
+        open_client(server.zap, converter=ENCRYPTED) as client,
+        open_client(server.zap) as plain,
+        open_worker(plain, workflows=[visit]),
+    ):
+        handle = await client.start_workflow("visit", MARKER)
+        with pytest.raises(TaskFailed, match="and this client has no keys") as caught:
+            await handle.result()
+        assert caught.value.type == "CodecError"

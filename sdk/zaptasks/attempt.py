@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import trio
 
-from zapwire.errors import ConnectionLost, ZapError
+from zapwire.errors import BadBody, ConnectionLost, ZapError
 from zapwire.failure import DECODE_ERROR, NOT_FOUND_ERROR, Failure, encode_failure
 from zapwire.opcodes import Op
 
@@ -27,7 +27,7 @@ from .context import CancelRequested, TaskContext, _current, said_before
 from .converters import DataConverter
 from .deliveries import ActivityDelivery
 from .errors import CodecError
-from .failures import canceled_failure, failure_of
+from .failures import canceled_failure, failure_of, unreadable_failure
 from .handlers import Handler
 from .line import LEASE_OVER, TOO_LARGE, Line
 from .payloads import result_too_large
@@ -62,7 +62,7 @@ class Attempt:
         self._nursery = nursery
         self._limiter = limiter
         self._converter = converter
-        self._unreadable: CodecError | None = None
+        self._unreadable: ZapError | None = None
         self._scope = trio.CancelScope()
         self._is_lost = False
         self._hand_back_reason: str | None = None
@@ -152,9 +152,9 @@ class Attempt:
             return _failed(Failure(message=text, code=NOT_FOUND_ERROR, non_retryable=True))
         try:
             args = self._arguments(handler)
-        except CodecError as error:
+        except (CodecError, BadBody) as error:
             log.warning("%s cannot be run here: %s", self, error)
-            return _failed(failure_of(error))  # in the open: it tells which key is missing, and no data
+            return _failed(unreadable_failure(error))
         except ArgumentsError as error:
             text = f"{self.context.type!r} cannot be called: {error}"
             return self._failed(Failure(message=text, code=DECODE_ERROR, non_retryable=True))
@@ -193,10 +193,10 @@ class Attempt:
         return handler.parameters.from_array(opened)
 
     def _said_before(self) -> tuple[Any, ...]:
-        """What the attempt before said; what cannot be decrypted makes this attempt fail."""
+        """What the attempt before said; what cannot be read makes this attempt fail."""
         try:
             return said_before(self._delivery.heartbeat_details, self._converter)
-        except CodecError as error:
+        except (CodecError, BadBody) as error:
             self._unreadable = error
             return ()
 

@@ -30,7 +30,7 @@ _TAG_BYTES: Final = 16
 
 @runtime_checkable
 class Codec(Protocol):
-    """Turns bytes into other bytes and back. Methods may be called from any thread, several at once.
+    """Turns bytes into other bytes and back. Methods may be called from any thread, several at once, and must not wait.
 
     `name` is written beside what was encoded, and finds the codec that decodes it. `encode` may return the very object
     that it was given, which says that it has done nothing. Two attributes are read if they are there: `key`, the id of

@@ -15,7 +15,7 @@ when: its message is "encrypted", and the whole of it is in its only detail, an 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar, overload
 
 import msgspec
@@ -139,7 +139,7 @@ class DataConverter:
     def _seal(self, plain: bytes, of: str = "") -> bytes:
         data, names, key = plain, [], ""
         for codec in self._codecs:
-            encoded = codec.encode(data)
+            encoded = _call(codec, codec.encode, data)
             if encoded is not data:
                 names.append(codec.name)
                 key = getattr(codec, "key", "") or key
@@ -160,7 +160,7 @@ class DataConverter:
             codec = self._by_name.get(name)
             if codec is None:
                 raise CodecError(self._missing(sealed, name))
-            data = codec.decode(data)
+            data = _call(codec, codec.decode, data)
         return data
 
     def _missing(self, sealed: _Sealed, name: str) -> str:
@@ -172,22 +172,28 @@ class DataConverter:
     # --- failures ------------------------------------------------------------------------------------
 
     def encode_failure(self, failure: Failure) -> bytes:
-        """A failure as it travels. With a codec that hides, only its code and when it may be retried can be read."""
+        """A failure as it travels. With a codec that hides, only its code and when it may be retried can be read.
+
+        Never raises: where the codecs fail, nothing but that goes.
+        """
         if not self._hides:
             return encode_failure(failure)
-        sealed = self._seal(encode_failure(failure), _FAILURE)
-        if len(sealed) > _HIDDEN_FAILURE_BYTES_MAX:
-            short = msgspec.structs.replace(failure, message=failure.message[:4096], details=None, cause=None, stack="")
-            sealed = self._seal(encode_failure(short), _FAILURE)
-        return encode_failure(
-            Failure(
-                message=HIDDEN_TEXT,
-                code=failure.code,
-                non_retryable=failure.non_retryable,
-                next_retry_ms=failure.next_retry_ms,
-                details=[msgspec.Raw(sealed)],
-            )
+        shown = Failure(
+            message=HIDDEN_TEXT,
+            code=failure.code,
+            non_retryable=failure.non_retryable,
+            next_retry_ms=failure.next_retry_ms,
         )
+        try:
+            sealed = self._seal(encode_failure(failure), _FAILURE)
+            if len(sealed) > _HIDDEN_FAILURE_BYTES_MAX:
+                short = msgspec.structs.replace(
+                    failure, message=failure.message[:4096], details=None, cause=None, stack=""
+                )
+                sealed = self._seal(encode_failure(short), _FAILURE)
+        except CodecError as error:
+            return encode_failure(msgspec.structs.replace(shown, message=f"lost: {error}"))
+        return encode_failure(msgspec.structs.replace(shown, details=[msgspec.Raw(sealed)]))
 
     def decode_failure(self, data: Buffer | msgspec.Raw) -> Failure:
         """The failure that somebody sent. Never raises: one that cannot be decrypted says why in its message."""
@@ -237,7 +243,12 @@ class DataConverter:
 
     def hide_text(self, text: str) -> str:
         """A text for the other side, in an answer that has nothing but text: why a query failed."""
-        return self._seal(_encoder.encode(text)).decode() if self._hides else text
+        if not self._hides:
+            return text
+        try:
+            return self._seal(_encoder.encode(text)).decode()
+        except CodecError as error:
+            return f"lost: {error}"
 
     def find_text(self, text: str) -> str:
         """A text with the part in it that `hide_text` has made, in the open; itself if that cannot be opened."""
@@ -248,6 +259,16 @@ class DataConverter:
             return text[:start] + str(decode_json(self._open(text[start:].encode())))
         except (CodecError, BadBody):
             return text
+
+
+def _call(codec: Codec, method: Callable[[bytes], bytes], data: bytes) -> bytes:
+    """Have a codec work. Whatever it raises is a `CodecError` to those who have payloads, and not their end."""
+    try:
+        return method(data)
+    except CodecError:
+        raise
+    except Exception as error:
+        raise CodecError(f"the codec {codec.name!r} failed: {type(error).__name__}") from error
 
 
 def _as_bytes(payload: Buffer | str | msgspec.Raw) -> bytes:

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from zapwire.errors import ZapError
 from zapwire.failure import CANCELED_ERROR, CAUSE_DEPTH_MAX, Failure
 
 from .converters import PLAIN
@@ -29,6 +30,14 @@ def failure_of(error: BaseException, *, non_retryable: bool = False) -> Failure:
 def canceled_failure(reason: str) -> Failure:
     """The failure of a task that stopped because somebody asked for it."""
     return Failure(message=reason or "canceled", code=CANCELED_ERROR, non_retryable=True)
+
+
+def unreadable_failure(error: ZapError) -> Failure:
+    """The failure of a worker that cannot read what it was given. Another one may, so that it is retried.
+
+    It travels in the open, for the people who have to bring the key. So it has nothing but the SDK's own text.
+    """
+    return Failure(message=str(error), code=type(error).__name__)
 
 
 def _failure(error: BaseException, non_retryable: bool, depth: int) -> Failure:

@@ -27,8 +27,8 @@ from zapwire.opcodes import Op
 from .arguments import ArgumentsError
 from .converters import PLAIN, DataConverter
 from .deliveries import QueryDelivery, ResultDelivery, WorkflowCancel, WorkflowDelivery
-from .errors import ActivityFailed
-from .failures import canceled_failure, failure_of
+from .errors import ActivityFailed, CodecError
+from .failures import canceled_failure, failure_of, unreadable_failure
 from .handlers import Function, Handler, name_of
 from .line import TOO_LARGE, Line
 from .options import RetryPolicy, Seconds, to_ms
@@ -221,8 +221,13 @@ class WorkflowRunner:
     async def _perform(self, run: WorkflowRun, handler: Handler, input: str | None) -> list[dict[str, object]] | None:
         """The commands that end the run; None if it was stopped for reasons of this worker."""
         try:
+            opened = None if input is None else self.converter.open(input)
+        except CodecError as error:
+            log.warning("workflow %s cannot be run here: %s", run, error)
+            return [_command(FAIL, "failure", encode_failure(unreadable_failure(error)))]
+        try:
             with run.scope:
-                args = handler.parameters.from_array(None if input is None else self.converter.open(input))
+                args = handler.parameters.from_array(opened)
                 result = await handler.function(run.context, *args)
                 return [_command(COMPLETE, "result", self.converter.encode(result, f"the result of {handler.name!r}"))]
         except (trio.Cancelled, KeyboardInterrupt):
