@@ -199,6 +199,22 @@ def test_a_type_that_nothing_can_be_read_as_is_an_error_that_names_it(kind: Any,
     assert culprit in str(caught.value)
 
 
+@dataclass
+class Checked:
+    key: str
+
+    def __post_init__(self) -> None:
+        raise KeyError(self.key)
+
+
+def test_whatever_a_class_raises_when_it_is_made_is_an_error_about_the_data() -> None:
+    def handler(value: Checked) -> None: ...
+
+    handler.__annotations__["value"] = Checked
+    with pytest.raises(ArgumentsError, match="the payload does not fit: KeyError: 'a'"):
+        Parameters(handler).from_payload(b'{"key":"a"}')
+
+
 def test_a_parameter_of_such_a_type_gets_plain_values() -> None:
     def handler(value: Mine) -> None: ...
 

@@ -249,7 +249,7 @@ async def test_heartbeat_details_that_cannot_be_read_fail_the_attempt_and_not_th
 
     async with open_real_server() as server, open_client(server.zap, converter=ENCRYPTED) as client:
         async with open_worker(client, tasks=[beat], shutdown_timeout=0):
-            handle = await client.now("beat", retry_policy=NO_RETRY, heartbeat_timeout=5)
+            handle = await client.now("beat", retry_policy=AT_ONCE, heartbeat_timeout=5)
             await said.wait()
         async with open_client(server.zap) as plain, open_worker(plain, tasks={"beat": calm, "calm": calm}):
             with pytest.raises(TaskFailed, match="and this client has no keys") as caught:

@@ -100,6 +100,8 @@ def _decode(read: Reader, raw: str | bytes | msgspec.Raw, what: str) -> object:
         return read(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ArgumentsError(f"{what} does not fit: {error}") from None
+    except Exception as error:  # a class may check what it is made from, in its `__post_init__`
+        raise ArgumentsError(f"{what} does not fit: {type(error).__name__}: {error}") from None
 
 
 def _hints(function: Callable[..., object]) -> dict[str, Any]:

@@ -39,7 +39,10 @@ def _to_json(value: Any) -> object:
     """The hook for values that msgspec cannot encode by itself."""
     if not is_model(type(value)):
         raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
-    dumped = value.model_dump(mode="json", by_alias=True)
+    try:
+        dumped = value.model_dump(mode="json", by_alias=True)
+    except Exception as error:  # a model may have serializers of its own
+        raise ValueError(f"{type(error).__name__}: {error}") from None
     if has_non_finite(dumped):
         raise ValueError("it contains NaN or an infinity")
     return dumped
@@ -51,7 +54,7 @@ encoder: Final = msgspec.json.Encoder(enc_hook=_to_json)
 @functools.lru_cache(maxsize=1024)
 def reader(hint: Any) -> Reader:
     """What reads JSON as `hint`. Raises `UnreadableType` for what can be read neither by msgspec nor by pydantic."""
-    if is_model(hint) or hasattr(hint, "__pydantic_validator__"):  # the latter are its dataclasses
+    if is_model(hint):
         return _model_reader(hint)
     try:
         decoder = msgspec.json.Decoder(hint, dec_hook=_from_json)
@@ -109,7 +112,9 @@ def _model_reader(hint: Any) -> Reader:
 def _adapter(hint: Hashable) -> Any:
     import pydantic  # half a second that a program without models need not wait
 
-    return pydantic.TypeAdapter(hint)
+    if is_model(hint):
+        return pydantic.TypeAdapter(hint)
+    return pydantic.TypeAdapter(hint, config=pydantic.ConfigDict(val_json_bytes="base64"))  # outside of models
 
 
 def _validate(adapter: Any, data: str | bytes) -> Any:
@@ -121,6 +126,8 @@ def _validate(adapter: Any, data: str | bytes) -> Any:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
         raise _Mismatch(first["msg"], path) from None
+    except Exception as error:  # a model may have validators of its own
+        raise _Mismatch(f"{type(error).__name__}: {error}", "") from None
 
 
 def _custom_types(info: msgspec.inspect.Type) -> list[type]:
