@@ -10,11 +10,14 @@ from zapwire.failure import Failure
 
 from .blocking import Client, default, set_default
 from .client import AsyncClient, open_client
+from .codecs import Codec, Compression, Encryption
 from .connector import VERSION
 from .context import CancelRequested, TaskContext, current_task
+from .converters import DataConverter
 from .errors import (
     ActivityFailed,
     ClientClosed,
+    CodecError,
     ExecutionError,
     PayloadError,
     RemoteError,
@@ -58,9 +61,14 @@ __all__ = [
     "CancelRequested",
     "Client",
     "ClientClosed",
+    "Codec",
+    "CodecError",
+    "Compression",
     "ConnectionLost",
     "Cron",
+    "DataConverter",
     "Durability",
+    "Encryption",
     "EngineStopped",
     "Every",
     "ExecutionError",

@@ -1,7 +1,7 @@
 """From the JSON that was delivered to the arguments that a handler is called with.
 
 Parameters are read by their annotations: a handler that says `mail: Mail`, for a dataclass `Mail`, gets one, and
-input of another shape is a `DecodeError` that is not retried. Where msgspec does not know the annotation, or there
+input of another shape is a `DecodeError` that is not retried. Where nothing can be built for the annotation, or there
 is none, the parameter gets plain lists, dicts, strings and numbers.
 """
 
@@ -14,9 +14,11 @@ from typing import Any, Final
 
 import msgspec
 
+from .json_types import Reader, reader
+
 _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _array: Final = msgspec.json.Decoder(list[msgspec.Raw])
-_plain: Final = msgspec.json.Decoder()
+_plain: Final = msgspec.json.Decoder().decode
 
 
 class ArgumentsError(Exception):
@@ -26,31 +28,31 @@ class ArgumentsError(Exception):
 class Parameters:
     """The positional parameters of one function, past the first `skip`."""
 
-    __slots__ = ("_count", "_decoders", "_defaults", "_rest", "required")
+    __slots__ = ("_count", "_defaults", "_readers", "_rest", "required")
 
     def __init__(self, function: Callable[..., object], *, skip: int = 0) -> None:
         signature = inspect.signature(function)
         hints = _hints(function)
-        self._decoders: list[msgspec.json.Decoder[Any]] = []
+        self._readers: list[Reader] = []
         self._defaults: list[object] = []
-        self._rest: msgspec.json.Decoder[Any] | None = None
+        self._rest: Reader | None = None
         self.required = 0
         """How many positional parameters have no default."""
         for parameter in list(signature.parameters.values())[skip:]:
-            decoder = _decoder(hints.get(parameter.name, Any))
+            read = _reader(hints.get(parameter.name, Any))
             if parameter.kind in _POSITIONAL:
-                self._decoders.append(decoder)
+                self._readers.append(read)
                 is_required = parameter.default is parameter.empty
                 self._defaults.append(None if is_required else parameter.default)
                 self.required += is_required
             elif parameter.kind is parameter.VAR_POSITIONAL:
-                self._rest = decoder
+                self._rest = read
             elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
                 raise TypeError(
                     f"{function!r} needs the keyword-only argument {parameter.name!r}, and handlers are called with"
                     " positional arguments: give it a default, or make it positional"
                 )
-        self._count = len(self._decoders)
+        self._count = len(self._readers)
 
     def from_payload(self, payload: str | bytes | None) -> tuple[object, ...]:
         """The arguments of a task handler: the payload, or nothing for a function without parameters.
@@ -63,7 +65,7 @@ class Parameters:
             return (_decode(self._rest, payload, "the payload"),)
         if payload is None:
             return (self._defaults[0],)
-        return (_decode(self._decoders[0], payload, "the payload"),)
+        return (_decode(self._readers[0], payload, "the payload"),)
 
     def from_array(self, input: str | bytes | None) -> tuple[object, ...]:
         """The arguments of an activity or workflow, by the rules of Go's worker.
@@ -77,11 +79,11 @@ class Parameters:
             items = _array.decode(input)
         except (msgspec.MsgspecError, RecursionError) as error:
             if self._count == 1:
-                return (_decode(self._decoders[0], input, "argument 1"),)
+                return (_decode(self._readers[0], input, "argument 1"),)
             raise ArgumentsError(f"the input is not a JSON array of arguments: {error}") from None
         values = [
-            _decode(decoder, raw, f"argument {index}")
-            for index, (decoder, raw) in enumerate(zip(self._decoders, items, strict=False), 1)
+            _decode(read, raw, f"argument {index}")
+            for index, (read, raw) in enumerate(zip(self._readers, items, strict=False), 1)
         ]
         if len(items) < self._count:
             values += self._defaults[len(items) :]
@@ -93,11 +95,13 @@ class Parameters:
         return tuple(values)
 
 
-def _decode(decoder: msgspec.json.Decoder[Any], raw: str | bytes | msgspec.Raw, what: str) -> object:
+def _decode(read: Reader, raw: str | bytes | msgspec.Raw, what: str) -> object:
     try:
-        return decoder.decode(raw)
+        return read(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ArgumentsError(f"{what} does not fit: {error}") from None
+    except Exception as error:  # a class may check what it is made from, in its `__post_init__`
+        raise ArgumentsError(f"{what} does not fit: {type(error).__name__}: {error}") from None
 
 
 def _hints(function: Callable[..., object]) -> dict[str, Any]:
@@ -108,30 +112,10 @@ def _hints(function: Callable[..., object]) -> dict[str, Any]:
         return {}  # annotations that exist only for type checkers
 
 
-def _decoder(hint: object) -> msgspec.json.Decoder[Any]:
+def _reader(hint: object) -> Reader:
     if hint is Any:
         return _plain
     try:
-        if _is_foreign(msgspec.inspect.type_info(hint)):
-            return _plain
-        return msgspec.json.Decoder(hint)
-    except (TypeError, NameError, RecursionError):
+        return reader(hint)
+    except TypeError:  # `UnreadableType`, and annotations that have no hash
         return _plain
-
-
-def _is_foreign(info: msgspec.inspect.Type) -> bool:
-    """Whether a type, or a part of it, is a class that msgspec cannot build from JSON."""
-    seen: set[int] = set()
-    waiting: list[object] = [info]
-    while waiting:
-        item = waiting.pop()
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
-        if isinstance(item, msgspec.inspect.CustomType):
-            return True
-        if isinstance(item, tuple | list):
-            waiting.extend(item)
-        elif isinstance(item, msgspec.inspect.Type | msgspec.inspect.Field):
-            waiting.extend(getattr(item, name) for name in item.__struct_fields__ if name != "default")
-    return False

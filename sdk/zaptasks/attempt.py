@@ -14,21 +14,23 @@ import logging
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import trio
 
-from zapwire.errors import ConnectionLost, ZapError
+from zapwire.errors import BadBody, ConnectionLost, ZapError
 from zapwire.failure import DECODE_ERROR, NOT_FOUND_ERROR, Failure, encode_failure
 from zapwire.opcodes import Op
 
 from .arguments import ArgumentsError
 from .context import CancelRequested, TaskContext, _current, said_before
+from .converters import DataConverter
 from .deliveries import ActivityDelivery
-from .failures import canceled_failure, failure_of
+from .errors import CodecError
+from .failures import canceled_failure, failure_of, unreadable_failure
 from .handlers import Handler
 from .line import LEASE_OVER, TOO_LARGE, Line
-from .payloads import encode_payload, result_too_large
+from .payloads import result_too_large
 
 log = logging.getLogger("zaptasks.worker")
 
@@ -51,6 +53,7 @@ class Attempt:
         task_queue: str,
         nursery: trio.Nursery,
         limiter: trio.CapacityLimiter,
+        converter: DataConverter,
     ) -> None:
         self.token: Final = delivery.task_token
         self._delivery = delivery
@@ -58,6 +61,8 @@ class Attempt:
         self._line = line
         self._nursery = nursery
         self._limiter = limiter
+        self._converter = converter
+        self._unreadable: ZapError | None = None
         self._scope = trio.CancelScope()
         self._is_lost = False
         self._hand_back_reason: str | None = None
@@ -79,8 +84,9 @@ class Attempt:
             scheduled_time=_moment(delivery.scheduled_time_ms),
             start_to_close=delivery.start_to_close_timeout_ms / 1000 or None,
             heartbeat_timeout=timeout_ms / 1000 or None,
-            heartbeat_details=said_before(delivery.heartbeat_details),
+            heartbeat_details=self._said_before(),
             send=self._beat_from_anywhere,
+            converter=converter,
         )
         self._beat_seconds = HEARTBEAT_SECONDS_MAX
         if timeout_ms:
@@ -135,7 +141,7 @@ class Attempt:
         else:
             status = await self._line.answer(opcode, self.token, payload, what=self)
             if status == TOO_LARGE and opcode == Op.RESPOND_ACTIVITY_TASK_COMPLETED:
-                opcode, payload = _failed(failure_of(result_too_large(self.context.type)))
+                opcode, payload = self._failed(failure_of(result_too_large(self.context.type)))
                 await self._line.answer(opcode, self.token, payload, what=self)
 
     async def _perform(self) -> tuple[int, bytes]:
@@ -146,9 +152,12 @@ class Attempt:
             return _failed(Failure(message=text, code=NOT_FOUND_ERROR, non_retryable=True))
         try:
             args = self._arguments(handler)
+        except (CodecError, BadBody) as error:
+            log.warning("%s cannot be run here: %s", self, error)
+            return _failed(unreadable_failure(error))
         except ArgumentsError as error:
             text = f"{self.context.type!r} cannot be called: {error}"
-            return _failed(Failure(message=text, code=DECODE_ERROR, non_retryable=True))
+            return self._failed(Failure(message=text, code=DECODE_ERROR, non_retryable=True))
         try:
             with self._scope:
                 if handler.is_async:
@@ -156,7 +165,9 @@ class Attempt:
                 else:
                     call = functools.partial(handler.function, *args)
                     value = await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
-                return Op.RESPOND_ACTIVITY_TASK_COMPLETED, encode_payload(value, f"the result of {handler.name!r}")
+                return Op.RESPOND_ACTIVITY_TASK_COMPLETED, self._converter.encode(
+                    value, f"the result of {handler.name!r}"
+                )
         except (trio.Cancelled, KeyboardInterrupt):
             raise
         except CancelRequested:
@@ -167,15 +178,31 @@ class Attempt:
             if not self._is_lost:
                 log.warning("handler of %s failed: %s", self, type(error).__name__, exc_info=error)
             if self._hand_back_reason is None:  # else it only failed to clean up
-                return _failed(failure_of(error))
+                return self._failed(failure_of(error))
         if self._hand_back_reason is not None:
             return Op.HAND_BACK_TASK, self._hand_back_reason.encode()
         return _failed(canceled_failure(self.context.cancel_reason))
 
     def _arguments(self, handler: Handler) -> tuple[object, ...]:
+        if self._unreadable is not None:
+            raise self._unreadable
+        input = self._delivery.input
+        opened = None if input is None else self._converter.open(input)
         if self._delivery.kind == "task":
-            return handler.parameters.from_payload(self._delivery.input)
-        return handler.parameters.from_array(self._delivery.input)
+            return handler.parameters.from_payload(opened)
+        return handler.parameters.from_array(opened)
+
+    def _said_before(self) -> tuple[Any, ...]:
+        """What the attempt before said; what cannot be read makes this attempt fail."""
+        try:
+            return said_before(self._delivery.heartbeat_details, self._converter)
+        except (CodecError, BadBody) as error:
+            self._unreadable = error
+            return ()
+
+    def _failed(self, failure: Failure) -> tuple[int, bytes]:
+        """The answer for what a handler raised: its texts are data, and hidden where data is."""
+        return Op.RESPOND_ACTIVITY_TASK_FAILED, self._converter.encode_failure(failure)
 
     # --- heartbeats ------------------------------------------------------------------------------------
 
@@ -222,6 +249,7 @@ class Attempt:
 
 
 def _failed(failure: Failure) -> tuple[int, bytes]:
+    """The answer for what this worker has to say, in which there is nothing of the application."""
     return Op.RESPOND_ACTIVITY_TASK_FAILED, encode_failure(failure)
 
 

@@ -28,6 +28,7 @@ import trio
 from zapwire.errors import NotSent
 
 from .connector import default_identity, parse_address, parse_url
+from .converters import PLAIN, DataConverter
 from .errors import ClientClosed
 from .fallback import FallbackClient, Placement, Submission, local_submission, open_fallback_client
 from .handlers import Function, Handler, Kind, check_name
@@ -59,6 +60,7 @@ class _Settings:
     identity: str
     ssl_context: ssl.SSLContext | None
     shutdown_timeout: float
+    converter: DataConverter
 
 
 class Client:
@@ -68,6 +70,7 @@ class Client:
     last step raises `NotSent` instead. What decides, and what happens when an answer is lost, stands in `fallback`.
     If neither is given they are taken from `TASKS_ZAP` and `TASKS_URL`; where those are empty too, or "" was given,
     everything runs here. `handler(type, payload)` runs the tasks that stay here.
+    `converter` encodes and decodes payloads: compression, encryption.
 
     The client connects in the background when it is first used, and goes on trying for as long as it lives. Every
     method may be called from any thread. A client that was used does not survive a fork: make one in each process.
@@ -87,6 +90,7 @@ class Client:
         identity: str = "",
         ssl_context: ssl.SSLContext | None = None,
         shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
+        converter: DataConverter = PLAIN,
     ) -> None:
         if fallback not in ("local", "none"):
             raise ValueError(f'fallback is {fallback!r}: it must be "local" or "none"')
@@ -104,11 +108,12 @@ class Client:
             identity=identity,
             ssl_context=ssl_context,
             shutdown_timeout=to_seconds(shutdown_timeout, "shutdown_timeout"),
+            converter=converter,
         )
         self._has_server = bool(zap or url)
         self._lock = threading.Lock()
         self._stopped = False
-        self._parts = _Parts(LocalEngine(handler))
+        self._parts = _Parts(LocalEngine(handler, converter=converter))
         # A client that is dropped, or alive when the process ends, is stopped as well.
         self._stop = weakref.finalize(self, _Parts.stop, self._parts, self._settings.shutdown_timeout)
 
@@ -151,6 +156,7 @@ class Client:
             schedule_to_close=schedule_to_close,
             heartbeat_timeout=heartbeat_timeout,
             durability=durability,
+            converter=self._settings.converter,
         )
         if self._has_server:
             return self._running().call(FallbackClient.now, request, payload)
@@ -319,6 +325,7 @@ class _Loop:
                 identity=settings.identity,
                 ssl_context=settings.ssl_context,
                 shutdown_timeout=settings.shutdown_timeout,
+                converter=settings.converter,
             ) as self._client,
             trio.open_nursery() as self._calls,
         ):

@@ -29,12 +29,13 @@ from zapwire.errors import CallFailed, ConnectionLost, NotSent, OutcomeUnknown
 from zapwire.opcodes import Op
 
 from .connector import ZAP_PORT, ConnectionCount, Connector, default_identity, parse_address
+from .converters import PLAIN, DataConverter
 from .errors import ClientClosed, ServerBusy, refusal
 from .groups import unwrapped
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
 from .options import Durability, RetryPolicy, Seconds, asked, present, to_ms, to_seconds
 from .pages import Pages
-from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_arguments, encode_optional
+from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_optional
 from .records import (
     Acknowledged,
     Backfilled,
@@ -53,6 +54,7 @@ from .records import (
     StartWorkflow,
     Triggered,
     moment_ms,
+    reveal,
     with_receipt,
 )
 from .spec import Interval, parse_spec
@@ -90,8 +92,10 @@ class AsyncClient:
         *,
         namespace: str,
         timeout: float,
+        converter: DataConverter = PLAIN,
     ) -> None:
         self.namespace: Final = namespace
+        self.converter: Final = converter
         self.timeout: Final = timeout
         self.connector: Final = connector
         self._link = link
@@ -171,6 +175,7 @@ class AsyncClient:
             heartbeat_timeout=heartbeat_timeout,
             memo=memo,
             durability=durability,
+            converter=self.converter,
         )
         started = await self.submit(request)
         return TaskHandle(self, started.workflow_id, started.run_id, started.durability)
@@ -295,7 +300,7 @@ class AsyncClient:
             durability=durability,
         )
         request["signal_name"] = signal
-        encoded = encode_optional(signal_value, f"the value of signal {signal!r}")
+        encoded = self.converter.encode_optional(signal_value, f"the value of signal {signal!r}")
         if encoded is not None:
             request["signal_input"] = encoded
         started = await self.call(Op.SIGNAL_WITH_START, request, Started)
@@ -321,7 +326,7 @@ class AsyncClient:
             workflow_type=type,
             workflow_id=id,
             task_queue=task_queue,
-            input=encode_arguments(args, f"the arguments of {type!r}"),
+            input=self.converter.encode_arguments(args, f"the arguments of {type!r}"),
             request_id=request_id or uuid.uuid4().hex,
             retry_policy=None if retry_policy is None else retry_policy.to_wire(),
             timeouts=present(
@@ -329,7 +334,7 @@ class AsyncClient:
                 workflow_run_ms=to_ms(run_timeout, "run_timeout"),
             ),
             cron_schedule=cron,
-            memo=encode_optional(memo, f"the memo of {type!r}", SMALL_PAYLOAD_BYTES_MAX),
+            memo=self.converter.encode_optional(memo, f"the memo of {type!r}", SMALL_PAYLOAD_BYTES_MAX),
             search_attributes=encode_optional(search_attributes, f"the search attributes of {type!r}"),
             identity=self.identity,
             **asked(durability),
@@ -378,7 +383,7 @@ class AsyncClient:
         schedule = present(
             id=id,
             spec=_spec_body(spec),
-            action=action.to_wire(),
+            action=action.to_wire(self.converter),
             overlap_policy=overlap,
             catchup_window_ms=to_ms(catchup_window, "catchup_window"),
             pause_on_failure=pause_on_failure,
@@ -414,7 +419,7 @@ class AsyncClient:
         if spec is not None:
             schedule["spec"] = _spec_body(spec)
         if action is not None:
-            schedule["action"] = action.to_wire()
+            schedule["action"] = action.to_wire(self.converter)
         if paused is not None:
             schedule["paused"] = paused
         if pause_on_failure is not None:
@@ -508,7 +513,7 @@ class AsyncClient:
         """
         body = encode_json({"namespace": self.namespace, **request})
         envelope = await self._repeatedly(lambda timeout: self._ask(opcode, body, timeout), self.timeout, repeat)
-        return with_receipt(decode_json(envelope.body, type), envelope.receipt)
+        return reveal(with_receipt(decode_json(envelope.body, type), envelope.receipt), self.converter)
 
     async def wait_closed(self, workflow_id: str, run_id: str) -> ClosedExecution:
         """Wait, for as long as it takes, until an execution is closed, with every run that follows it."""
@@ -566,12 +571,14 @@ async def open_client(
     timeout: Seconds = 10.0,
     wait: bool = True,
     backoff: Backoff | None = None,
+    converter: DataConverter = PLAIN,
 ) -> AsyncIterator[AsyncClient]:
     """Connect to the server at `zap` ("host:port"; by default `TASKS_ZAP`, else this machine's port 9999).
 
     The block is entered when the server has answered, and `NotSent` or `OutcomeUnknown` raised if it does not within
     `timeout`. With `wait=False` it is entered at once, and the first calls wait instead. After that the connection is
     kept by itself. `timeout` bounds every call; `identity` is who this client is to people, by default host@pid.
+    `converter` encodes and decodes payloads, here and in the workers of this client: compression, encryption.
     """
     address = zap or os.environ.get("TASKS_ZAP", "") or f"127.0.0.1:{ZAP_PORT}"
     host, port = parse_address(address)
@@ -584,7 +591,9 @@ async def open_client(
     with unwrapped():
         connections = ConnectionCount()
         async with connector.open(on_connected=connections.add) as link:
-            client = AsyncClient(link, connector, connections, namespace=namespace, timeout=seconds)
+            client = AsyncClient(
+                link, connector, connections, namespace=namespace, timeout=seconds, converter=converter
+            )
             if wait:
                 with suppress(CallFailed):  # whatever it says, it is there
                     await client.health()

@@ -16,7 +16,8 @@ import msgspec
 
 from zapwire.errors import ZapError
 
-from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_payload
+from .converters import PLAIN, DataConverter
+from .payloads import SMALL_PAYLOAD_BYTES_MAX
 
 _current: ContextVar[TaskContext] = ContextVar("zaptasks.current_task")
 
@@ -46,6 +47,7 @@ class TaskContext:
 
     __slots__ = (
         "_cancel_reason",
+        "_converter",
         "_details",
         "_progress",
         "_send",
@@ -79,6 +81,7 @@ class TaskContext:
         heartbeat_timeout: float | None,
         heartbeat_details: tuple[Any, ...],
         send: Callable[[bytes], None],
+        converter: DataConverter = PLAIN,
     ) -> None:
         self.id: Final = id
         self.type: Final = type
@@ -93,6 +96,7 @@ class TaskContext:
         self.heartbeat_timeout: Final = heartbeat_timeout
         self.heartbeat_details: Final = heartbeat_details
         self._send = send
+        self._converter = converter
         self._details: tuple[object, ...] = heartbeat_details
         self._progress: dict[str, object] | None = None
         self._cancel_reason: str | None = None
@@ -142,7 +146,7 @@ class TaskContext:
 
     def _beat(self, details: tuple[object, ...], progress: dict[str, object] | None) -> None:
         said = list(details) if progress is None else [*details, progress]
-        encoded = encode_payload(said, f"the heartbeat of {self.type!r}", SMALL_PAYLOAD_BYTES_MAX)
+        encoded = self._converter.encode(said, f"the heartbeat of {self.type!r}", SMALL_PAYLOAD_BYTES_MAX)
         self._details, self._progress = details, progress
         self._send(encoded)
 
@@ -151,11 +155,11 @@ class TaskContext:
             self._cancel_reason = reason or "canceled"
 
 
-def said_before(details: msgspec.Raw | None) -> tuple[Any, ...]:
-    """The heartbeat details of an earlier attempt, without the progress that it had made."""
+def said_before(details: msgspec.Raw | None, converter: DataConverter = PLAIN) -> tuple[Any, ...]:
+    """The heartbeat details of an earlier attempt, without the progress that it had made. Raises `CodecError`."""
     if not details:
         return ()
-    said = msgspec.json.decode(details)
+    said = converter.decode(details)
     if not isinstance(said, list):
         return (said,)
     if said and isinstance(said[-1], dict) and said[-1].keys() == {"progress", "text"}:

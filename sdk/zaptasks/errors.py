@@ -11,6 +11,7 @@ Everything that zaptasks and zapwire raise is a `ZapError`, so one `except` catc
     │   └── ServerBusy       it takes nothing now: overloaded, or its disk is full or fails
     ├── NotSent              the call never left this process
     ├── OutcomeUnknown       it left, and no answer came
+    ├── CodecError           an encoded payload that cannot be read here: no key, or it was changed
     └── LocalProtocolError   a mistake of the caller's
         ├── PayloadError     a value that JSON cannot carry
         └── ClientClosed     a client used after its end
@@ -60,6 +61,13 @@ class PayloadError(LocalProtocolError):
     def __init__(self, message: str, *, path: str) -> None:
         super().__init__(message)
         self.path = path
+
+
+class CodecError(ZapError):
+    """A compressed or encrypted payload that cannot be read here: its key is missing, or it was changed."""
+
+    code: ClassVar[str] = "codec_error"
+    status = 422
 
 
 class ClientClosed(LocalProtocolError):

@@ -7,10 +7,11 @@ from typing import Final
 
 import msgspec
 
+from zapwire.errors import ZapError
 from zapwire.failure import CANCELED_ERROR, CAUSE_DEPTH_MAX, Failure
 
+from .converters import PLAIN
 from .errors import PayloadError, RemoteError, TaskError
-from .payloads import encode_payload
 
 STACK_CHARACTERS_MAX: Final = 16 * 1024
 """The end of a traceback is what is read; a failure as a whole is bounded by the wire."""
@@ -29,6 +30,14 @@ def failure_of(error: BaseException, *, non_retryable: bool = False) -> Failure:
 def canceled_failure(reason: str) -> Failure:
     """The failure of a task that stopped because somebody asked for it."""
     return Failure(message=reason or "canceled", code=CANCELED_ERROR, non_retryable=True)
+
+
+def unreadable_failure(error: ZapError) -> Failure:
+    """The failure of a worker that cannot read what it was given. Another one may, so that it is retried.
+
+    It travels in the open, for the people who have to bring the key. So it has nothing but the SDK's own text.
+    """
+    return Failure(message=str(error), code=type(error).__name__)
 
 
 def _failure(error: BaseException, non_retryable: bool, depth: int) -> Failure:
@@ -80,6 +89,6 @@ def _details(details: tuple[object, ...] | list[object]) -> list[msgspec.Raw] | 
 def _detail(item: object) -> msgspec.Raw:
     """A detail as JSON; what JSON cannot carry becomes its text, as in Go."""
     try:
-        return msgspec.Raw(encode_payload(item, "a detail"))
+        return msgspec.Raw(PLAIN.encode(item, "a detail"))
     except PayloadError:
         return msgspec.Raw(msgspec.json.encode(repr(item)))

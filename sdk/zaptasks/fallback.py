@@ -28,6 +28,7 @@ import trio
 from zapwire.errors import CallFailed, ConnectionLost, NotSent, OutcomeUnknown, ZapError
 
 from .client import AsyncClient, open_client
+from .converters import PLAIN, DataConverter
 from .errors import ServerBusy
 from .handlers import Function
 from .local import LocalEngine
@@ -391,6 +392,7 @@ async def open_fallback_client(
     identity: str,
     ssl_context: ssl.SSLContext | None,
     shutdown_timeout: float,
+    converter: DataConverter = PLAIN,
 ) -> AsyncIterator[FallbackClient]:
     """Open what is configured; nothing is waited for. `local` is None where nothing may run in this process."""
     zap_client: AsyncClient | None = None
@@ -399,7 +401,13 @@ async def open_fallback_client(
         if zap:
             zap_client = await stack.enter_async_context(
                 open_client(
-                    zap, namespace=namespace, identity=identity, ssl_context=ssl_context, timeout=timeout, wait=False
+                    zap,
+                    namespace=namespace,
+                    identity=identity,
+                    ssl_context=ssl_context,
+                    timeout=timeout,
+                    wait=False,
+                    converter=converter,
                 )
             )
         if url:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from zapwire.body import decode_json
+from zapwire.errors import CallFailed
 from zapwire.opcodes import Op
 
+from .errors import refusal
 from .options import Durability, asked
 from .pages import Pages
-from .payloads import encode_arguments, encode_optional
 from .records import (
     Acknowledged,
     Described,
@@ -60,7 +60,8 @@ class ExecutionHandle:
         It waits without limit: bound it with `trio.fail_after`; on cancel the server is told that nobody waits.
 
         Raises `TaskFailed`, `TaskCanceled`, `TaskTerminated` or `TaskTimedOut` for any other end, `CallFailed` with
-        status 404 for an execution that the server does not know, and `BadBody` for a result that is no `type`.
+        status 404 for an execution that the server does not know, `BadBody` for a result that is no `type`, and
+        `CodecError` for one whose key is not here.
         """
         run_id = self.run_id
         while True:
@@ -68,10 +69,12 @@ class ExecutionHandle:
             if closed.status is not Status.CONTINUED_AS_NEW:
                 break
             run_id = ""
-        error = error_of(closed.workflow_id, closed.run_id, closed.status, closed.raw_failure, closed.reason)
+        converter = self._client.converter
+        failure = converter.decode_failure(closed.raw_failure) if closed.raw_failure else None
+        error = error_of(closed.workflow_id, closed.run_id, closed.status, failure, closed.reason)
         if error is not None:
             raise error
-        return decode_json(closed.result, type) if closed.result else None
+        return converter.decode(closed.result, type) if closed.result else None
 
     async def describe(self) -> ExecutionInfo:
         """Where it stands, with its input, and its result or failure once it has one."""
@@ -116,7 +119,7 @@ class WorkflowHandle(ExecutionHandle):
     async def signal(self, name: str, value: object = None, *, durability: Durability | None = None) -> Acknowledged:
         """Send it a signal. Not repeated by itself: `OutcomeUnknown` means that it may have arrived."""
         request = self._run(signal_name=name, identity=self._client.identity) | asked(durability)
-        encoded = encode_optional(value, f"the value of signal {name!r}")
+        encoded = self._client.converter.encode_optional(value, f"the value of signal {name!r}")
         if encoded is not None:
             request["input"] = encoded
         return await self._client.call(Op.SIGNAL_WORKFLOW, request, Acknowledged, repeat=False)
@@ -126,11 +129,16 @@ class WorkflowHandle(ExecutionHandle):
 
         Raises `CallFailed`: status 404 without a worker, 400 with the error of the query, 504 when it takes too long.
         """
+        converter = self._client.converter
         timeout_ms = round(self._client.timeout * 1000)
         request = self._run(query_type=name, timeout_ms=timeout_ms)
         if args:
-            request["args"] = encode_arguments(args, f"the arguments of query {name!r}")
-        return (await self._client.call(Op.QUERY_WORKFLOW, request, QueryAnswer)).query_result
+            request["args"] = converter.encode_arguments(args, f"the arguments of query {name!r}")
+        try:
+            answer = await self._client.call(Op.QUERY_WORKFLOW, request, QueryAnswer)
+        except CallFailed as error:
+            raise refusal(error.status, converter.find_text(error.detail), opcode=error.opcode) from None
+        return converter.decode(answer.query_result) if answer.query_result else None
 
     async def reset(self, event_id: int, reason: str = "", *, durability: Durability | None = None) -> WorkflowHandle:
         """End this run and start another from its input, with its history up to `event_id`. Not repeated by itself."""

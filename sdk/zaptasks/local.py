@@ -27,15 +27,15 @@ from itertools import count
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self, TypeAlias
 
+import msgspec
 import trio
 
-from zapwire.body import decode_json
 from zapwire.errors import ZapError
 
 from .context import TaskContext, _current
+from .converters import PLAIN, DataConverter
 from .handlers import Handler, Kind, check_name
 from .local_schedule import Clock, LocalTime, Schedule, SystemClock, schedule
-from .payloads import encode_optional, encode_payload
 from .spec import Cron, Interval, parse_spec
 
 THREADS_MAX: Final = 8
@@ -111,10 +111,12 @@ class LocalEngine:
         queue: int = QUEUE_TASKS_MAX,
         zone: tzinfo | None = None,
         clock: Clock | None = None,
+        converter: DataConverter = PLAIN,
     ) -> None:
         if threads < 1 or queue < 1:
             raise ValueError(f"threads={threads}, queue={queue}: both must be at least 1")
         self._default = handler
+        self._converter = converter
         self._threads_max = threads
         self._queue_max = queue
         self._zone = LocalTime() if zone is None else zone
@@ -159,12 +161,12 @@ class LocalEngine:
         Raises `PayloadError` for a payload that has no JSON form, `NoHandler`, `QueueFull` and
         `EngineStopped`; in each case nothing was accepted.
         """
-        body = encode_optional(payload, f"the payload of {task_type!r}")
+        body = None if payload is None else self._converter.encode(payload, f"the payload of {task_type!r}")
         with self._lock:
             self._check_open()
             if request_id is not None and request_id in self._requests:
                 return self._requests[request_id]
-            task = _Task(task_type, self._handler(task_type), body, request_id)
+            task = _Task(task_type, self._handler(task_type), body, request_id, self._converter)
             if len(self._queue) >= self._queue_max:
                 raise QueueFull(f"{len(self._queue)} tasks wait already, at most {self._queue_max} may: {task_type!r}")
             self._enqueue(task)
@@ -180,7 +182,7 @@ class LocalEngine:
             if not future.done():
                 self._requests[request_id] = future
 
-    def _handler(self, task_type: str) -> Callable[[bytes | None], object]:
+    def _handler(self, task_type: str) -> Callable[[bytes | str | None], object]:
         """The function for a type, as one that takes the payload's JSON."""
         handler = self._handlers.get(task_type)
         if handler is not None:
@@ -358,12 +360,18 @@ class _Task:
     """One call of `now`."""
 
     def __init__(
-        self, name: str, handler: Callable[[bytes | None], object], body: bytes | None, request_id: str | None
+        self,
+        name: str,
+        handler: Callable[[bytes | str | None], object],
+        body: bytes | None,
+        request_id: str | None,
+        converter: DataConverter,
     ) -> None:
         self.name = name
         self.handler = handler
         self.body = body
         self.id = request_id or uuid.uuid4().hex
+        self.converter = converter
         self.future: Future[Any] = Future()
 
     def run(self) -> None:
@@ -371,8 +379,8 @@ class _Task:
             return
         try:
             with _as_current(self.name, self.id):
-                result = self.handler(self.body)
-            decoded = decode_json(encode_payload(result, f"the result of {self.name!r}"))
+                result = self.handler(None if self.body is None else self.converter.open(self.body))
+            decoded = self.converter.decode(self.converter.encode(result, f"the result of {self.name!r}"))
         except BaseException as error:  # SystemExit too: it ends this task and not its thread
             logger.error("task %s failed: %r", self.name, error, exc_info=error)
             self.future.set_exception(error)
@@ -397,12 +405,12 @@ class _Firing:
             logger.error("schedule %s: a run failed: %r", self.name, error, exc_info=error)
 
 
-def _call_handler(handler: Handler, body: bytes | None) -> object:
+def _call_handler(handler: Handler, body: bytes | str | None) -> object:
     return _call(handler.function, *handler.parameters.from_payload(body))
 
 
-def _call_default(handler: DefaultHandler, task_type: str, body: bytes | None) -> object:
-    return _call(handler, task_type, None if body is None else decode_json(body))
+def _call_default(handler: DefaultHandler, task_type: str, body: bytes | str | None) -> object:
+    return _call(handler, task_type, None if body is None else msgspec.json.decode(body))
 
 
 def _call(fn: Callable[..., object], *args: object) -> object:

@@ -1,8 +1,8 @@
 """Values of the application as JSON payloads, with errors that name the part that does not fit.
 
 What msgspec encodes can be sent: JSON's own types, and dataclasses, attrs classes, msgspec Structs, enums,
-datetimes, UUIDs, Decimals, sets and bytes (as base64 text). They arrive as JSON's own types, or as the type
-that a handler's parameter is annotated with.
+datetimes, UUIDs, Decimals, sets and bytes (as base64 text); and pydantic models. They arrive as JSON's own types, or
+as the type that a handler's parameter is annotated with. What codecs do to the JSON stands in converters.py.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from zapwire.body import BODY_DEPTH_MAX, encode_json
+from zapwire.body import BODY_DEPTH_MAX, encode_json_with
 from zapwire.errors import LocalProtocolError
 
 from .errors import PayloadError
+from .json_types import encoder, is_model, type_text
 
 PAYLOAD_BYTES_MAX: Final = 4 * 1024 * 1024
 """Go's protocol hands a payload on as text inside JSON, where quotes and backslashes double: this much still
@@ -34,19 +35,24 @@ def encode_payload(value: object, what: str, bytes_max: int = PAYLOAD_BYTES_MAX)
     more than `bytes_max`.
     """
     try:
-        payload = encode_json(value)
+        payload = encode_json_with(encoder, value)
     except LocalProtocolError as error:
         path, culprit, reason = _find_culprit(value, "$", 0) or ("$", value, str(error))
         raise PayloadError(
-            f"{what} cannot be sent as JSON: {path} is of type {_type_name(culprit)}: {reason}", path=path
+            f"{what} cannot be sent as JSON: {path} is of type {type_text(type(culprit))}: {reason}", path=path
         ) from None
     if len(payload) > bytes_max:
-        raise PayloadError(
-            f"{what} is {len(payload)} bytes of JSON; at most {bytes_max} can be sent:"
-            " store the data elsewhere and send where it is",
-            path="$",
-        )
+        raise too_large(what, len(payload), bytes_max)
     return payload
+
+
+def too_large(what: str, size: int, bytes_max: int) -> PayloadError:
+    """The error for a payload of more bytes than may be sent."""
+    return PayloadError(
+        f"{what} is {size} bytes of JSON; at most {bytes_max} can be sent:"
+        " store the data elsewhere and send where it is",
+        path="$",
+    )
 
 
 def result_too_large(name: str) -> PayloadError:
@@ -76,13 +82,14 @@ def _find_culprit(value: object, path: str, depth: int) -> tuple[str, object, st
         if found is not None:
             return found
     try:
-        encode_json(value)
+        encode_json_with(encoder, value)
     except LocalProtocolError as error:
         return path, value, str(error).removeprefix("the value cannot be sent as JSON: ")
     return None
 
 
 def _parts(value: object) -> Iterator[tuple[str, object]]:
+    kind: Any = type(value)
     match value:
         case Mapping():
             for key, item in value.items():
@@ -96,8 +103,9 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:
         case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
             for field in dataclasses.fields(value):
                 yield f".{field.name}", getattr(value, field.name)
-
-
-def _type_name(value: object) -> str:
-    kind = type(value)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        case _ if is_model(kind):
+            for name in kind.model_fields:
+                yield f".{name}", getattr(value, name)
+        case _ if hasattr(kind, "__attrs_attrs__"):
+            for attribute in kind.__attrs_attrs__:
+                yield f".{attribute.name}", getattr(value, attribute.name)

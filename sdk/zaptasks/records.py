@@ -10,16 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from zapwire.envelope import Receipt
-from zapwire.failure import Failure, decode_failure
+from zapwire.failure import Failure, decode_failure, encode_failure
 
+from .converters import PLAIN, DataConverter
 from .errors import ExecutionError, TaskCanceled, TaskFailed, TaskTerminated, TaskTimedOut
 from .options import DURABILITIES, Durability, RetryPolicy, Seconds, present, to_ms
-from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_arguments, encode_optional, encode_payload
+from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_optional
 from .spec import Interval, parse_spec
 
 
@@ -125,19 +127,18 @@ class ExecutionInfo(_Record, frozen=True, kw_only=True):
     @property
     def error(self) -> ExecutionError | None:
         """What `result()` raises for this execution; None while it is open, and if it completed."""
-        return error_of(self.workflow_id, self.run_id, self.status, self.raw_failure, self.close_reason)
+        failure = decode_failure(self.raw_failure) if self.raw_failure else None
+        return error_of(self.workflow_id, self.run_id, self.status, failure, self.close_reason)
 
 
 def error_of(
-    workflow_id: str, run_id: str, status: Status, raw_failure: msgspec.Raw, reason: str = ""
+    workflow_id: str, run_id: str, status: Status, failure: Failure | None, reason: str = ""
 ) -> ExecutionError | None:
     """The exception for an end that is no completion."""
     kind = _ERRORS.get(status)
     if kind is None:
         return None
-    if raw_failure:
-        failure = decode_failure(raw_failure)
-    else:
+    if failure is None:
         failure = Failure(message=reason, code=f"{status.name.title().replace('_', '')}Error")
     return kind(workflow_id, run_id, failure)
 
@@ -207,7 +208,7 @@ class Explained(_Record, frozen=True, kw_only=True):
 
 
 class QueryAnswer(_Record, frozen=True, kw_only=True):
-    query_result: Any = None
+    query_result: msgspec.Raw = msgspec.Raw(b"")
 
 
 # --- schedules -------------------------------------------------------------------------------------
@@ -297,17 +298,17 @@ class StartTask:
     heartbeat_timeout: Seconds | None = field(default=None, kw_only=True)
     memo: Mapping[str, object] | None = field(default=None, kw_only=True)
 
-    def to_wire(self) -> dict[str, object]:
+    def to_wire(self, converter: DataConverter = PLAIN) -> dict[str, object]:
         body: dict[str, object] = {"workflow_type": self.type, "task_queue": self.task_queue, "is_task": True}
         if self.payload is not None:
-            body["input"] = msgspec.Raw(encode_payload(self.payload, f"the payload of {self.type!r}"))
+            body["input"] = msgspec.Raw(converter.encode(self.payload, f"the payload of {self.type!r}"))
         return body | present(
             retry_policy=None if self.retry_policy is None else self.retry_policy.to_wire(),
             schedule_to_start_ms=to_ms(self.schedule_to_start, "schedule_to_start"),
             schedule_to_close_ms=to_ms(self.schedule_to_close, "schedule_to_close"),
             start_to_close_ms=to_ms(self.start_to_close, "start_to_close"),
             heartbeat_ms=to_ms(self.heartbeat_timeout, "heartbeat_timeout"),
-            memo=encode_optional(self.memo, f"the memo of {self.type!r}", SMALL_PAYLOAD_BYTES_MAX),
+            memo=converter.encode_optional(self.memo, f"the memo of {self.type!r}", SMALL_PAYLOAD_BYTES_MAX),
         )
 
 
@@ -325,10 +326,10 @@ class StartWorkflow:
     memo: Mapping[str, object] | None = field(default=None, kw_only=True)
     search_attributes: Mapping[str, object] | None = field(default=None, kw_only=True)
 
-    def to_wire(self) -> dict[str, object]:
+    def to_wire(self, converter: DataConverter = PLAIN) -> dict[str, object]:
         body: dict[str, object] = {"workflow_type": self.type, "task_queue": self.task_queue}
         if self.args:
-            body["input"] = encode_arguments(tuple(self.args), f"the arguments of {self.type!r}")
+            body["input"] = converter.encode_arguments(tuple(self.args), f"the arguments of {self.type!r}")
         return body | present(
             workflow_id=self.workflow_id,
             retry_policy=None if self.retry_policy is None else self.retry_policy.to_wire(),
@@ -336,7 +337,7 @@ class StartWorkflow:
                 workflow_execution_ms=to_ms(self.execution_timeout, "execution_timeout"),
                 workflow_run_ms=to_ms(self.run_timeout, "run_timeout"),
             ),
-            memo=encode_optional(self.memo, f"the memo of {self.type!r}", SMALL_PAYLOAD_BYTES_MAX),
+            memo=converter.encode_optional(self.memo, f"the memo of {self.type!r}", SMALL_PAYLOAD_BYTES_MAX),
             search_attributes=encode_optional(self.search_attributes, f"the search attributes of {self.type!r}"),
         )
 
@@ -495,3 +496,61 @@ class Health(_Acknowledgement, frozen=True, kw_only=True):
 
 class Acknowledged(_Acknowledgement, frozen=True, kw_only=True):
     """The answer to a call that changes something and returns nothing else."""
+
+
+# --- payloads in answers -----------------------------------------------------------------------------
+
+_PAYLOADS: Final = ("input", "result", "details", "memo", "args")
+"""The attributes of events that hold payloads, beside the failure."""
+
+
+def reveal(answer: T, converter: DataConverter) -> T:
+    """The answer, with what `converter` can decode in the open; payloads that it cannot decode stay as they are."""
+    return cast(T, _reveal(answer, converter))
+
+
+def _reveal(answer: object, converter: DataConverter) -> object:
+    match answer:
+        case Described():
+            return replace(answer, info=_reveal_info(answer.info, converter))
+        case ExecutionPage():
+            return replace(
+                answer,
+                executions=[_reveal_info(info, converter) for info in answer.executions],
+                dead_letters=[_reveal_info(info, converter) for info in answer.dead_letters],
+            )
+        case HistoryPage():
+            return replace(answer, events=[_reveal_event(event, converter) for event in answer.events])
+        case ScheduleInfo():
+            return _reveal_schedule(answer, converter)
+        case ScheduleList():
+            return replace(answer, schedules=[_reveal_schedule(item, converter) for item in answer.schedules])
+    return answer
+
+
+def _reveal_info(info: ExecutionInfo, converter: DataConverter) -> ExecutionInfo:
+    failure = info.raw_failure
+    return replace(
+        info,
+        input=converter.reveal(info.input),
+        result=converter.reveal(info.result),
+        memo=converter.reveal(info.memo),
+        raw_failure=msgspec.Raw(encode_failure(converter.decode_failure(failure))) if failure else failure,
+    )
+
+
+def _reveal_event(event: HistoryEvent, converter: DataConverter) -> HistoryEvent:
+    attributes = {
+        name: converter.reveal(value) if name in _PAYLOADS else value for name, value in event.attributes.items()
+    }
+    if "failure" in attributes:
+        attributes["failure"] = converter.reveal_failure(attributes["failure"])
+    return replace(event, attributes=attributes)
+
+
+def _reveal_schedule(schedule: ScheduleInfo, converter: DataConverter) -> ScheduleInfo:
+    action = schedule.action
+    return replace(
+        schedule,
+        action=replace(action, input=converter.reveal(action.input), memo=converter.reveal(action.memo)),
+    )

@@ -11,9 +11,10 @@ import msgspec
 from zapwire.body import encode_json
 from zapwire.envelope import encode_task_submit
 
+from .converters import PLAIN, DataConverter
 from .handlers import Kind, check_name
 from .options import Durability, RetryPolicy, Seconds, asked, present, to_ms
-from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_optional, encode_payload
+from .payloads import SMALL_PAYLOAD_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class TaskRequest:
         heartbeat_timeout: Seconds | None = None,
         memo: Mapping[str, object] | None = None,
         durability: Durability | None = None,
+        converter: DataConverter = PLAIN,
     ) -> TaskRequest:
         """Check and encode everything, before anything is sent. Raises `PayloadError` and `ValueError`."""
         check_name(type, Kind.TASK)
@@ -56,9 +58,9 @@ class TaskRequest:
             schedule_to_start_ms=to_ms(schedule_to_start, "schedule_to_start"),
             schedule_to_close_ms=to_ms(schedule_to_close, "schedule_to_close"),
             heartbeat_ms=to_ms(heartbeat_timeout, "heartbeat_timeout"),
-            memo=encode_optional(memo, f"the memo of {type!r}", SMALL_PAYLOAD_BYTES_MAX),
+            memo=converter.encode_optional(memo, f"the memo of {type!r}", SMALL_PAYLOAD_BYTES_MAX),
         )
-        body = b"" if payload is None else encode_payload(payload, f"the payload of {type!r}")
+        body = b"" if payload is None else converter.encode(payload, f"the payload of {type!r}")
         return cls(type, body, request_id, options | asked(durability))
 
     def to_zap(self, namespace: str) -> bytes:

@@ -124,7 +124,7 @@ class Worker(RefusingHandler):
         self._tasks = table(tasks, Kind.TASK)
         self._activities = table(activities, Kind.ACTIVITY)
         workflow_table = table(workflows, Kind.WORKFLOW)
-        self._workflows = WorkflowRunner(workflow_table, task_queue=task_queue)
+        self._workflows = WorkflowRunner(workflow_table, task_queue=task_queue, converter=client.converter)
         self._subscriptions: list[_Subscription] = []
         self._plan(workflow_table)
         self._attempts: dict[str, Attempt] = {}
@@ -286,6 +286,7 @@ class Worker(RefusingHandler):
             task_queue=self.task_queue,
             nursery=self._nursery,
             limiter=self._limiter,
+            converter=self._client.converter,
         )
         self._attempts[delivery.task_token] = attempt
         self._running += 1

@@ -21,17 +21,18 @@ import trio
 
 from zapwire.body import decode_json, encode_json
 from zapwire.errors import ConnectionLost, ZapError
-from zapwire.failure import DECODE_ERROR, Failure, decode_failure, encode_failure
+from zapwire.failure import DECODE_ERROR, Failure, encode_failure
 from zapwire.opcodes import Op
 
 from .arguments import ArgumentsError
+from .converters import PLAIN, DataConverter
 from .deliveries import QueryDelivery, ResultDelivery, WorkflowCancel, WorkflowDelivery
-from .errors import ActivityFailed
-from .failures import canceled_failure, failure_of
+from .errors import ActivityFailed, CodecError
+from .failures import canceled_failure, failure_of, unreadable_failure
 from .handlers import Function, Handler, name_of
 from .line import TOO_LARGE, Line
 from .options import RetryPolicy, Seconds, to_ms
-from .payloads import encode_arguments, encode_payload, result_too_large
+from .payloads import result_too_large
 
 log = logging.getLogger("zaptasks.worker")
 
@@ -82,7 +83,7 @@ class WorkflowContext:
             "run_id": self.run_id,
             "task_queue": task_queue or self.task_queue,
             "activity_type": name,
-            "input": encode_arguments(args, f"the arguments of activity {name!r}"),
+            "input": self._runner.converter.encode_arguments(args, f"the arguments of activity {name!r}"),
             "start_to_close_ms": to_ms(start_to_close, "start_to_close"),
             "schedule_to_start_ms": to_ms(schedule_to_start, "schedule_to_start"),
             "schedule_to_close_ms": to_ms(schedule_to_close, "schedule_to_close"),
@@ -92,8 +93,8 @@ class WorkflowContext:
             request["retry_policy"] = retry_policy.to_wire()
         delivery = await self._runner.execute(self._line, request)
         if delivery.failure:
-            raise ActivityFailed(name, decode_failure(delivery.failure.encode()))
-        return decode_json((delivery.result or "null").encode())
+            raise ActivityFailed(name, self._runner.converter.decode_failure(delivery.failure.encode()))
+        return self._runner.converter.decode(delivery.result or "null")
 
     def on_query(self, name: str, function: Function) -> None:
         """Answer queries of this name with `function(*args)`, while the run lasts. It must be a plain function."""
@@ -121,7 +122,8 @@ class WorkflowRun:
 class WorkflowRunner:
     """The workflow runs of one worker, and the activities that they wait for."""
 
-    def __init__(self, handlers: dict[str, Handler], *, task_queue: str) -> None:
+    def __init__(self, handlers: dict[str, Handler], *, task_queue: str, converter: DataConverter = PLAIN) -> None:
+        self.converter: Final = converter
         self._handlers = handlers
         self._task_queue = task_queue
         self._runs: dict[str, WorkflowRun] = {}  # by token: a run that was lost may be here under two for a moment
@@ -154,7 +156,7 @@ class WorkflowRunner:
         try:
             request["result"] = base64.b64encode(self._ask(query)).decode()
         except Exception as error:
-            request["error"] = f"{type(error).__name__}: {error}"
+            request["error"] = self.converter.hide_text(f"{type(error).__name__}: {error}")
         try:
             await line.call(Op.RESPOND_QUERY, request)
         except ZapError as error:
@@ -170,9 +172,9 @@ class WorkflowRunner:
             raise LookupError(
                 f"the workflow {run.context.type!r} answers no query {query.query_type!r}; it has: {known}"
             )
-        args = msgspec.json.decode(_base64(query.args)) if query.args else []
+        args = self.converter.decode(_base64(query.args)) if query.args else []
         value = function(*args) if isinstance(args, list) else function(args)
-        return encode_payload(value, f"the answer to query {query.query_type!r}")
+        return self.converter.encode(value, f"the answer to query {query.query_type!r}")
 
     def _find(self, run_id: str) -> WorkflowRun | None:
         """The newest delivery of a run: an older one may still be waiting for its acknowledgement."""
@@ -211,7 +213,7 @@ class WorkflowRunner:
             status = await run.line.answer(Op.RESPOND_WORKFLOW_TASK_COMPLETED, token, body, what=run)
             if status == TOO_LARGE:
                 failure = failure_of(result_too_large(run.context.type))
-                body = encode_json({"v": 1, "cmds": [_failed(failure)]})
+                body = encode_json({"v": 1, "cmds": [self._failed(failure)]})
                 await run.line.answer(Op.RESPOND_WORKFLOW_TASK_COMPLETED, token, body, what=run)
         else:
             await run.line.answer(Op.HAND_BACK_TASK, token, run.hand_back_reason.encode(), what=run)
@@ -219,24 +221,32 @@ class WorkflowRunner:
     async def _perform(self, run: WorkflowRun, handler: Handler, input: str | None) -> list[dict[str, object]] | None:
         """The commands that end the run; None if it was stopped for reasons of this worker."""
         try:
+            opened = None if input is None else self.converter.open(input)
+        except CodecError as error:
+            log.warning("workflow %s cannot be run here: %s", run, error)
+            return [_command(FAIL, "failure", encode_failure(unreadable_failure(error)))]
+        try:
             with run.scope:
-                args = handler.parameters.from_array(input)
+                args = handler.parameters.from_array(opened)
                 result = await handler.function(run.context, *args)
-                return [_command(COMPLETE, "result", encode_payload(result, f"the result of {handler.name!r}"))]
+                return [_command(COMPLETE, "result", self.converter.encode(result, f"the result of {handler.name!r}"))]
         except (trio.Cancelled, KeyboardInterrupt):
             raise
         except ArgumentsError as error:
             text = f"{handler.name!r} cannot be called: {error}"
-            return [_failed(Failure(message=text, code=DECODE_ERROR, non_retryable=True))]
+            return [self._failed(Failure(message=text, code=DECODE_ERROR, non_retryable=True))]
         except BaseException as error:
             if run.is_lost:
                 return None
             log.warning("workflow %s failed: %s", run, type(error).__name__, exc_info=error)
             if not run.hand_back_reason:  # else it only failed to clean up
-                return [_failed(failure_of(error))]
+                return [self._failed(failure_of(error))]
         if run.cancel_reason is None:
             return None
         return [_command(CANCELED, "failure", encode_failure(canceled_failure(run.cancel_reason)))]
+
+    def _failed(self, failure: Failure) -> dict[str, object]:
+        return _command(FAIL, "failure", self.converter.encode_failure(failure))
 
     async def execute(self, line: Line, request: dict[str, object]) -> ResultDelivery:
         """Schedule an activity and wait for its result."""
@@ -273,10 +283,6 @@ class WorkflowRunner:
 
 def _command(kind: int, name: str, payload: bytes) -> dict[str, object]:
     return {"kind": kind, name: base64.b64encode(payload).decode()}
-
-
-def _failed(failure: Failure) -> dict[str, object]:
-    return _command(FAIL, "failure", encode_failure(failure))
 
 
 def _base64(text: str) -> bytes:
