@@ -112,9 +112,10 @@ def _model_reader(hint: Any) -> Reader:
 def _adapter(hint: Hashable) -> Any:
     import pydantic  # half a second that a program without models need not wait
 
+    adapter: Any = pydantic.TypeAdapter  # it takes any hint, and its types say so in some versions only
     if is_model(hint):
-        return pydantic.TypeAdapter(hint)
-    return pydantic.TypeAdapter(hint, config=pydantic.ConfigDict(val_json_bytes="base64"))  # outside of models
+        return adapter(hint)
+    return adapter(hint, config=pydantic.ConfigDict(val_json_bytes="base64"))  # outside of models
 
 
 def _validate(adapter: Any, data: str | bytes) -> Any:
