@@ -24,7 +24,7 @@ from benchmarks.floors import Figures, figures
 from rich.console import Console
 from rich.table import Table as View
 
-from zapserver.engine import Engine
+from zapserver.engine import Engine, Limits
 from zapserver.engine import commands as c
 from zapserver.engine.effects import DeliverActivityTask
 from zapserver.namespaces import new_id
@@ -70,7 +70,8 @@ class StepCost:
 
 def step_cost(open_executions: int, steps: int = STEPS) -> StepCost:
     """Fill an engine and measure beside what fills it."""
-    engine = Engine(new_id=new_id, random=random, reader=_Forgets())
+    limits = Limits(open_executions_max=open_executions + 1)
+    engine = Engine(new_id=new_id, random=random, reader=_Forgets(), limits=limits)
     gc.collect()
     before = _resident_bytes()
     for _ in range(open_executions):
