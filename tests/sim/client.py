@@ -42,8 +42,8 @@ class Known:
 
 
 class Client(Peer):
-    def __init__(self, around: Surroundings, name: str) -> None:
-        super().__init__(around, name)
+    def __init__(self, around: Surroundings, name: str, namespace: str) -> None:
+        super().__init__(around, name, namespace)
         self.runs: list[Known] = []
         self._schedules: dict[str, dict[str, Any]] = {}
         """As they were asked for last. Each belongs to one client, so that nobody changes it meanwhile."""
@@ -85,6 +85,7 @@ class Client(Peer):
         level = self._level()
         number = self.world.number()
         options = {
+            "namespace": self.namespace,
             "request_id": f"r{number}",
             "task_queue": self.world.random.choice(QUEUES),
             "durability": level,
@@ -107,6 +108,7 @@ class Client(Peer):
         number = self.world.number()
         input = {"n": number, "steps": self.world.between(0, 4)}
         body: dict[str, Any] = {
+            "namespace": self.namespace,
             "workflow_type": flow_type,
             "task_queue": self.world.random.choice(QUEUES),
             "workflow_id": f"flow-{number}",
@@ -144,7 +146,7 @@ class Client(Peer):
         def again(left: int) -> None:
             self._begin(opcode, message, request_id, type, input, level, is_task=is_task, signal=signal, tries=left)
 
-        kept = self.around.checkers.kept
+        kept = self.checkers.kept
         losses = kept.losses
 
         def answered(answer: Answer) -> None:
@@ -193,7 +195,7 @@ class Client(Peer):
 
     def _signaled(self, answer: Answer, run: Known, number: int) -> None:
         if answer.ok:
-            self.around.checkers.kept.signaled(run.run_id, number)
+            self.checkers.kept.signaled(run.run_id, number)
 
     def _reset(self, answer: Answer, run: Known) -> None:
         if answer.ok:
@@ -221,7 +223,7 @@ class Client(Peer):
             self._report(answer.body["info"], "a description")
 
     def _report(self, body: dict[str, Any], how: str) -> None:
-        self.around.checkers.results.reported(
+        self.checkers.results.reported(
             body["run_id"], body["status_name"], body.get("result"), body.get("failure"), how
         )
 
@@ -254,7 +256,7 @@ class Client(Peer):
             "paused": False,
             "n": number,
         }
-        self._ask_for(schedule_id, state, is_steady=is_steady, began_ms=self.around.checkers.engine.now_ms)
+        self._ask_for(schedule_id, state, is_steady=is_steady, began_ms=self.checkers.engine.now_ms)
 
     def _ask_for(
         self, schedule_id: str, state: dict[str, Any], *, is_steady: bool, began_ms: int, tries: int = TRIES_MAX
@@ -279,7 +281,7 @@ class Client(Peer):
             settle(answer)
             if answer.ok and is_steady:
                 # The engine's time, which runs ahead of a clock that was set back.
-                self.around.checkers.slots.steady[schedule_id] = max(began_ms, self.around.checkers.engine.now_ms)
+                self.checkers.slots.steady[schedule_id] = max(began_ms, self.checkers.engine.now_ms)
             elif answer.ok:
                 self._schedules[schedule_id] = state
             elif answer.may_pass and tries:
@@ -313,7 +315,7 @@ class Client(Peer):
         def answered(answer: Answer) -> None:
             if answer.ok:
                 if "run_id" in answer.body:
-                    self.around.checkers.slots.triggered(request_id, answer.body["run_id"])
+                    self.checkers.slots.triggered(request_id, answer.body["run_id"])
             elif answer.may_pass and tries:
                 self.later(self.world.between(100, 2_000), lambda: self._trigger(schedule_id, request_id, tries - 1))
 
@@ -322,7 +324,7 @@ class Client(Peer):
 
     def _may_become(self, schedule_id: str, state: dict[str, Any] | None) -> OnAnswer:
         """From now on it may be so. An answer that says so rules out what it was before."""
-        known = self.around.checkers.kept.schedules.setdefault(schedule_id, ScheduleState())
+        known = self.checkers.kept.schedules.setdefault(schedule_id, ScheduleState())
         return partial(_settle, known, known.add(state))
 
 
