@@ -254,6 +254,7 @@ class Held:
     is_replayed: bool = False
     """Of a run whose worker replays: it begins things after a cancel, and has one workflow task after another."""
     is_answered: bool = False
+    has_updates: bool = False
     is_closed: bool = False
     """Its lease was over when the delivery left, and nobody but the end of the execution can have done that."""
 
@@ -342,11 +343,14 @@ class Leases:
             self.over(held.token, now_ms)
             held.is_closed = False
 
-    def rebuilt(self) -> None:
-        """Answers that were not kept did not happen: what they ended may be held again by connections that stand."""
+    def rebuilt(self, now_ms: int) -> None:
+        """Answers that were not kept did not happen: what they ended may be held again by connections that stand. A
+        workflow task that brought updates, which are forgotten, goes out again."""
         for held in self.latest.values():
             if held.is_over and not held.link.is_over:
                 held.over_ms = NEVER_MS
+            elif held.has_updates:
+                self.over(held.token, now_ms)
 
     def check_attempts(self, engine: Engine) -> None:
         """Whatever reached a worker is in a history."""
@@ -705,6 +709,7 @@ class Checkers:
             is_over=lease is None,
             over_ms=now_ms,
             is_replayed=is_replay or push.get("activity_id", "").startswith(f"act-{push['run_id']}-"),
+            has_updates="updates" in push,
             is_closed=lease is None and kind == "workflow" and not is_replay,
         )
 
@@ -729,7 +734,7 @@ class Checkers:
 
     def rebuilt(self, engine: Engine) -> None:
         self._engine = engine
-        self.leases.rebuilt()
+        self.leases.rebuilt(engine.now_ms)
         self._look(engine)
 
     def _look(self, engine: Engine) -> None:
