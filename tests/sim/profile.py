@@ -55,6 +55,7 @@ OPERATIONS = {
     "pause schedule": 2,
     "resume schedule": 2,
     "trigger schedule": 3,
+    "backfill schedule": 3,
     "delete schedule": 1,
     "describe schedule": 2,
 }

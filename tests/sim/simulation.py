@@ -152,7 +152,9 @@ class Simulation:
 
     def _set_clock_right(self) -> None:
         """Where it was set back the engine's time has stood still, and would go on to."""
-        self.world.clock_offset_ms = max(self.world.clock_offset_ms, self._offset_max_ms)
+        right_ms = max(self.world.clock_offset_ms, self._offset_max_ms)
+        self.world.jumped_ms += right_ms - self.world.clock_offset_ms
+        self.world.clock_offset_ms = right_ms
 
     def _end_by_hand(self) -> None:
         """Schedules pause, and what runs until it is stopped is stopped."""
@@ -250,7 +252,9 @@ class Simulation:
             case "disk failing":
                 self._for_a_while("is_failing")
             case "clock forward":
-                world.clock_offset_ms += world.random.choice((500, 20_000, 600_000, 6 * 3_600_000))
+                jump_ms = world.random.choice((500, 20_000, 600_000, 6 * 3_600_000))
+                world.clock_offset_ms += jump_ms
+                world.jumped_ms += jump_ms
                 self._offset_max_ms = max(self._offset_max_ms, world.clock_offset_ms)
             case "clock back":
                 world.clock_offset_ms -= world.random.choice((500, 20_000, 600_000))
