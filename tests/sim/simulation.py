@@ -53,6 +53,8 @@ class Simulation:
         self.profile: Profile = draw_profile(Random(f"profile {seed}"))
         self.world.note("profile", self.profile)
         self.names = NAMESPACES[: self.profile.namespaces]
+        if len(self.names) > 1:
+            self.world.count("seeds of two namespaces")
         self.disks = {name: SimDisk(self.world) for name in self.names}
         self.checkers = {name: Checkers(self.world, self.profile) for name in self.names}
         self.server = SimServer(self.world, self.profile, self.disks, self.checkers)
