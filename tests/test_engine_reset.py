@@ -66,6 +66,15 @@ def test_a_holder_gets_what_was_done_before_the_reset_from_the_record() -> None:
     assert len(d.tasks(5)) == count + 1
 
 
+def test_the_end_of_a_run_that_no_worker_began_is_not_copied() -> None:
+    d = Driver()
+    started = d.start()
+    d.cancel(started)
+    assert d.history(started) == ["STARTED", "CANCEL_REQUESTED", "CANCELED"]
+    again = reset(d, started, 3)
+    assert d.history(again) == ["STARTED", "CANCEL_REQUESTED", "RESET"]
+
+
 def test_a_second_reset_reads_what_the_first_one_wrote() -> None:
     d, started = with_a_holder(1)
     d.call(d.run())

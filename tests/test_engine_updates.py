@@ -8,7 +8,7 @@ from zapserver.engine import Limits
 from zapserver.engine import commands as c
 from zapserver.engine.commands import UpdateStage
 from zapserver.engine.effects import Answered, UpdateAnswered, UpdateRejected
-from zapserver.engine.errors import Conflict, Invalid, LimitReached
+from zapserver.engine.errors import Conflict, Invalid, LimitReached, StaleToken
 from zapserver.engine.updates import DELIVERED_BYTES_MAX
 
 DONE = c.CompleteCommand()
@@ -212,3 +212,18 @@ def test_large_updates_go_out_one_by_one() -> None:
     assert [update.update_id for update in d.run().updates] == ["u"]
     d.answer(d.run(), c.AcceptUpdateCommand(update_id="u"))
     assert [update.update_id for update in d.run().updates] == ["v"]
+
+
+def test_an_answer_with_updates_that_the_failure_of_a_store_took_is_late_and_not_wrong() -> None:
+    d, started = with_a_replayed_run(1)
+    d.update(started, "caller", id="u")
+    late = d.run()
+    assert [update.update_id for update in late.updates] == ["u"]
+    d.restart(live=[1])
+    answer = c.CompleteWorkflowTask(token=late.task_token, commands=(c.AcceptUpdateCommand(update_id="u"),))
+    d.refused(answer, StaleToken)
+    assert "WORKFLOW_TASK_FAILED" not in d.history(started)
+    d.update(started, "caller again", id="u", wait=ACCEPTED)
+    d.answer(d.run())
+    d.answer(d.run(), c.AcceptUpdateCommand(update_id="u"))
+    assert answered(d, "caller again").stage is ACCEPTED

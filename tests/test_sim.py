@@ -9,10 +9,30 @@ from collections import Counter
 
 import pytest
 from tests.sim.planted import PLANTED, Plant
+from tests.sim.plays import POLICIES
 from tests.sim.profile import FAULTS, MISBEHAVIOURS, OPERATIONS
 from tests.sim.simulation import Report, run_seed
 
 SEEDS = range(16)
+COMMANDS = (
+    "schedule-activity",
+    "cancel-activity",
+    "start-timer",
+    "cancel-timer",
+    "start-child",
+    "cancel-external",
+    "signal-external",
+    "record-marker",
+    "upsert",
+    "accept-update",
+    "reject-update",
+    "complete-update",
+    "complete",
+    "fail",
+    "cancel",
+    "continue-as-new",
+)
+"""Answers of replaying workers; those that say that they could not are among the misbehaviours."""
 SEEDS_MAX = 60
 """Where these are not enough to meet a rare thing. Any change of the server shifts what a seed does."""
 
@@ -38,6 +58,10 @@ def test_the_seeds_do_and_suffer_everything(reports: list[Report]) -> None:
     wanted |= {f"worker: {name}" for name in MISBEHAVIOURS}
     wanted |= {"written commits lost", "failed commit found again", "killed in a commit", "store mended"}
     wanted |= {"frames torn", "old attempt refused", "repeated an unknown request", "results awaited"}
+    wanted |= {f"command {kind}" for kind in COMMANDS} | {f"children of ended parents: {policy}" for policy in POLICIES}
+    wanted |= {"updates accepted", "updates completed", "updates refused: 400", "signals carried over", "runs reset"}
+    wanted |= {"pages of history read", "runs not at hand", "repeated an unknown signal", "repeated an answered signal"}
+    wanted |= {"workflow type unknown", "backfills checked", "seeds of two namespaces"}
     counts: Counter[str] = Counter()
     for seed in range(SEEDS_MAX):
         counts.update((reports[seed] if seed in SEEDS else run(seed)).counts)

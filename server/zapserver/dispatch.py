@@ -82,7 +82,7 @@ class Dispatcher:
         self._deadline_moved = False
         self.is_ending = False
         """The server ends: connections that close now lose nothing."""
-        self._unflushed: set[Namespace] = set()
+        self._unflushed: dict[Namespace, None] = {}
         """Where something was decided that the store does not know of yet."""
         self._full: list[tuple[PeerKey, Namespace]] = []
         """Peers that get nothing more before they have taken what they got."""
@@ -213,7 +213,7 @@ class Dispatcher:
             done.set()
 
         namespace.send(settle, settle, level)
-        self._unflushed.add(namespace)
+        self._unflushed[namespace] = None
         self._after_steps()
         await done.wait()
         if outcomes[0] is not None:
@@ -267,7 +267,7 @@ class Dispatcher:
                     self._reply(call.link, call.request_id, opcode, _refusal(opcode, error.status, str(error)))
 
             namespace.send(send, fail, call.durability)
-            self._unflushed.add(namespace)
+            self._unflushed[namespace] = None
 
     def _reply(self, link: Link, request_id: int, opcode: int, answer: bytes) -> None:
         if not link.owes(request_id):  # the connection or the caller is gone
@@ -287,7 +287,7 @@ class Dispatcher:
             self._answer_void(namespace, namespace.journal.failure)
             return
         self._note_deadline(namespace)
-        self._unflushed.add(namespace)
+        self._unflushed[namespace] = None
         for effect in namespace.engine.take_effects():
             match effect:
                 case Closed():
@@ -347,7 +347,7 @@ class Dispatcher:
         """Hand what was decided to the stores, and tell the timer of an earlier deadline."""
         while self._unflushed or self._full:
             while self._unflushed:
-                self._unflushed.pop().journal.flush()
+                self._unflushed.popitem()[0].journal.flush()
             self._resume_full_peers()
         if self._deadline_moved:
             self._deadline_moved = False
@@ -380,7 +380,7 @@ class _Peer:
     def __init__(self, key: PeerKey, link: Link) -> None:
         self.key = key
         self.link = link
-        self.namespaces: set[Namespace] = set()
+        self.namespaces: dict[Namespace, None] = {}
         """Where it may hold something that its end has to release."""
 
 
@@ -455,7 +455,7 @@ class _Call:
         namespace = self.namespace
         namespace.journal.check_ready()
         self.changes(namespace)
-        self._peer.namespaces.add(namespace)
+        self._peer.namespaces[namespace] = None
         return namespace.step(command, self.now_ms, self.durability)
 
     def changes(self, namespace: Namespace) -> None:

@@ -14,14 +14,15 @@ import msgspec
 from tests.sim.disk import WELL_MS_MAX
 from tests.sim.network import SimLink
 from tests.sim.profile import Profile
+from tests.sim.stories import Families, Library, Notes, Stories, Updates
 from tests.sim.world import World
 
 from zapserver.engine import Engine
 from zapserver.engine.commands import Overlap, Status
 from zapserver.engine.errors import NotFound
 from zapserver.engine.executions import CANCEL_MS_MAX
-from zapserver.engine.records import EventType, Execution, Schedule
-from zapwire.envelope import Receipt, decode_envelope, decode_respond, decode_submit_reply
+from zapserver.engine.records import WORKFLOW_TASK_MS, EventType, Execution, Schedule
+from zapwire.envelope import Receipt, decode_envelope, decode_respond, decode_submit_reply, decode_task_submit
 from zapwire.opcodes import Op
 
 ORPHAN = "orphan"
@@ -31,6 +32,14 @@ TICK_MS_MAX = 1_000
 """An engine that was built again knows the time, and does what is due with its first tick."""
 
 NEVER_MS = 1 << 60
+
+DOWN_MS_MAX = 300_000
+"""A server is never down for longer than this."""
+
+CRONS = {"*/20 * * * * *": 20_000, "* * * * *": 60_000}
+"""The cron expressions of schedules, and how far apart their slots are, which are multiples of that."""
+MISSED_COUNTED_MAX = 100
+"""More slots of a cron expression that were missed at once are not all counted."""
 
 _SUBMITS = (Op.TASK_SUBMIT, Op.TASK_SCHEDULE)
 _RESPONDS = (
@@ -172,7 +181,8 @@ class Kept:
         except NotFound:
             self._fail(f"run {run_id} was signaled and is gone")
             return
-        found = [value(event.attributes["input"])["n"] for event in events if event.type.value.endswith("_SIGNALED")]
+        signals = [event for event in events if event.type is EventType.EXECUTION_SIGNALED]
+        found = [value(event.attributes["input"])["n"] for event in signals]
         if missing := sorted(numbers - set(found)):
             self._fail(f"signals {missing} of run {run_id} were acknowledged and are gone")
 
@@ -185,6 +195,8 @@ class Kept:
             return
         seen = {
             "interval_ms": found.spec.interval_ms,
+            "cron": list(found.spec.cron),
+            "catchup_window_ms": found.catchup_window_ms,
             "overlap": found.overlap.value,
             "paused": found.paused,
             "n": value(found.action.input)["n"],
@@ -249,6 +261,10 @@ class Held:
     is_over: bool = False
     over_ms: int = 0
     is_told_to_stop: bool = False
+    is_replayed: bool = False
+    """Of a run whose worker replays: it begins things after a cancel, and has one workflow task after another."""
+    is_answered: bool = False
+    has_updates: bool = False
     is_closed: bool = False
     """Its lease was over when the delivery left, and nobody but the end of the execution can have done that."""
 
@@ -282,7 +298,8 @@ class Leases:
                     f"{held.key} goes to {held.link.node_id} (attempt {held.attempt}) while attempt {known.attempt} is"
                     f" held by {known.link.node_id}"
                 )
-            if held.attempt <= known.attempt and not self.may_repeat:
+            is_next = held.is_replayed and held.kind == "workflow" and known.is_answered
+            if held.attempt <= known.attempt and not is_next and not self.may_repeat:
                 self._fail(f"attempt {held.attempt} of {held.key} comes after attempt {known.attempt}")
             if known.is_closed and not known.link.is_over:
                 self._fail(f"{held.key} was closed while attempt {known.attempt} was on its way, and goes out again")
@@ -336,11 +353,14 @@ class Leases:
             self.over(held.token, now_ms)
             held.is_closed = False
 
-    def rebuilt(self) -> None:
-        """Answers that were not kept did not happen: what they ended may be held again by connections that stand."""
+    def rebuilt(self, now_ms: int) -> None:
+        """Answers that were not kept did not happen: what they ended may be held again by connections that stand. A
+        workflow task that brought updates, which are forgotten, goes out again."""
         for held in self.latest.values():
             if held.is_over and not held.link.is_over:
                 held.over_ms = NEVER_MS
+            elif held.has_updates:
+                self.over(held.token, now_ms)
 
     def check_attempts(self, engine: Engine) -> None:
         """Whatever reached a worker is in a history."""
@@ -390,9 +410,23 @@ class Endings:
 # --- 5: a schedule fires each slot once -----------------------------------------------------------------------
 
 
+@dataclass(slots=True)
+class Backfill:
+    """A range of the past that was to be filled in."""
+
+    schedule_id: str
+    request_id: str
+    start_ms: int
+    end_ms: int
+    slots: int | None = None
+    """How many of the first were to be acted on; None before that was answered."""
+
+
 class Slots:
     def __init__(self, world: World) -> None:
         self._world = world
+        self.backfills: dict[str, Backfill] = {}
+        """By request id."""
         self.steady: dict[str, int] = {}
         """Schedules that were put once and then left alone, and when it was by the time that was acknowledged."""
         self._triggered: dict[str, str] = {}
@@ -401,6 +435,12 @@ class Slots:
         known = self._triggered.setdefault(request_id, run_id)
         if known != run_id:
             self._fail(f"the trigger {request_id} started run {known} and then {run_id}")
+
+    def backfilled(self, request_id: str, slots: int) -> None:
+        backfill = self.backfills[request_id]
+        if backfill.slots not in (None, slots):
+            self._fail(f"{backfill} has {slots} slots when it is asked for again")
+        backfill.slots = slots
 
     def check(self, engine: Engine, *, is_last: bool) -> None:
         fired: dict[str, Counter[str]] = defaultdict(Counter)
@@ -413,10 +453,33 @@ class Slots:
                 break
         for schedule_id, runs in fired.items():
             for workflow_id, count in runs.items():
-                if count > 1:
+                if count > 1 + self._backfills_of(schedule_id, workflow_id):
                     self._fail(f"{workflow_id} of schedule {schedule_id} was started {count} times")
+        for backfill in self.backfills.values():
+            if is_last and backfill.slots:
+                self._check_backfill(engine, backfill, fired[backfill.schedule_id])
         for schedule_id, made_ms in self.steady.items():
             self._check_steady(engine, schedule_id, made_ms, fired[schedule_id], is_last=is_last)
+
+    def _backfills_of(self, schedule_id: str, workflow_id: str) -> int:
+        mine = [backfill for backfill in self.backfills.values() if backfill.schedule_id == schedule_id]
+        if not mine or not workflow_id.endswith("Z"):
+            return 0
+        slot_ms = _slot_of(schedule_id, workflow_id)
+        return sum(backfill.start_ms <= slot_ms <= backfill.end_ms for backfill in mine)
+
+    def _check_backfill(self, engine: Engine, backfill: Backfill, runs: Counter[str]) -> None:
+        try:
+            schedule = engine.views.schedule(backfill.schedule_id)
+        except NotFound:
+            return  # nobody fills in what was deleted
+        self._world.count("backfills checked")
+        assert backfill.slots is not None
+        slots = _slots(schedule, backfill.end_ms + 1, after_ms=backfill.start_ms - 1)
+        wanted = [slot for slot in slots if slot >= backfill.start_ms][: backfill.slots]
+        done = {_slot_of(backfill.schedule_id, name) for name in runs if name.endswith("Z")}
+        if len(wanted) < backfill.slots or not done.issuperset(wanted):
+            self._fail(f"{backfill} was to act on {wanted}, and there are runs of {sorted(done)}")
 
     def _check_steady(
         self, engine: Engine, schedule_id: str, made_ms: int, runs: Counter[str], *, is_last: bool
@@ -434,13 +497,16 @@ class Slots:
         accounted = (
             len(runs) + schedule.missed + schedule.skipped_overlap + schedule.buffer_dropped + len(schedule.buffered)
         )
-        if accounted != len(slots):
+        is_counted_out = not schedule.spec.cron or schedule.missed < MISSED_COUNTED_MAX
+        if accounted > len(slots) or (accounted < len(slots) and is_counted_out):
             self._fail(
                 f"{schedule_id} ({schedule.overlap}) had {len(slots)} slots: {len(runs)} fired,"
                 f" {schedule.missed} missed, {schedule.skipped_overlap} skipped, {schedule.buffer_dropped} dropped,"
                 f" {len(schedule.buffered)} wait"
             )
-        if schedule.overlap is Overlap.ALLOW and len(runs) + schedule.missed != len(slots):
+        if schedule.missed and (schedule.catchup_window_ms or 0) > 2 * self._world.jumped_ms + DOWN_MS_MAX:
+            self._fail(f"{schedule_id} catches up {schedule.catchup_window_ms} ms and missed {schedule.missed} slots")
+        if is_counted_out and schedule.overlap is Overlap.ALLOW and len(runs) + schedule.missed != len(slots):
             self._fail(f"{schedule_id} allows overlaps and left slots out")
         if is_last and not schedule.paused and (schedule.next_ms or 0) < engine.now_ms - 1_000:
             self._fail(f"{schedule_id} is at {schedule.next_ms}, and it is {engine.now_ms}")
@@ -455,10 +521,17 @@ def _is_fired(execution: Execution) -> bool:
 
 
 def _slots_so_far(schedule: Schedule) -> range:
-    interval_ms = schedule.spec.interval_ms
-    assert interval_ms
+    """Since it was made."""
     assert schedule.next_ms is not None
-    return range(schedule.anchor_ms + interval_ms, schedule.next_ms, interval_ms)
+    return _slots(schedule, schedule.next_ms, after_ms=schedule.anchor_ms)
+
+
+def _slots(schedule: Schedule, before_ms: int, after_ms: int = 0) -> range:
+    """An interval has slots from its anchor on, a cron expression at all times."""
+    if interval_ms := schedule.spec.interval_ms:
+        return range(schedule.anchor_ms + interval_ms, before_ms, interval_ms)
+    period_ms = CRONS[schedule.spec.cron[0]]
+    return range((after_ms // period_ms + 1) * period_ms, before_ms, period_ms)
 
 
 def _slot_of(schedule_id: str, workflow_id: str) -> int:
@@ -487,6 +560,8 @@ class Cancels:
         """Nobody is to begin with a canceled run, nor with its activities once nobody runs it."""
         if self._acknowledged.get(held.run_id, self._world.now_ms) == self._world.now_ms:
             return  # what the passing of time did before the cancel, in the same step, leaves behind its answer
+        if held.is_replayed:
+            return  # it cleans up
         if held.kind == "workflow":
             self._fail(f"the canceled run {held.run_id} goes to {held.link.node_id}")
             return
@@ -516,7 +591,7 @@ class Cancels:
             if found.status.is_open:
                 self._fail(f"run {run_id} ({found.type}) was canceled and is {found.status.name}")
         for held in self._leases.latest.values():
-            if held.is_over or held.is_told_to_stop:
+            if held.is_over or held.is_told_to_stop or (held.is_replayed and not held.is_live(engine.now_ms)):
                 continue
             if held.run_id not in engine._state.executions:
                 self._fail(f"{held.link.node_id} was not told that {held.key} of {held.run_id} is over")
@@ -570,7 +645,7 @@ class _Call:
 
 
 class Checkers:
-    """A `network.Watcher`: knows what each message is about."""
+    """Those of one namespace. They know what each message is about."""
 
     def __init__(self, world: World, profile: Profile) -> None:
         self._world = world
@@ -582,6 +657,10 @@ class Checkers:
         self.slots = Slots(world)
         self.cancels = Cancels(world, self.leases)
         self.patience = Patience(world, profile.delay_ms)
+        self.stories = Stories(world)
+        self.families = Families(world)
+        self.notes = Notes(world)
+        self.updates = Updates(world)
         self._engine: Engine | None = None
         self._calls: dict[tuple[SimLink, int], _Call] = {}
 
@@ -602,6 +681,8 @@ class Checkers:
             if held is not None:
                 call.latest_token = self.leases.latest[held.key].token
                 call.at_ms = max(self._world.clock(), self.engine.now_ms)
+                if opcode == Op.RESPOND_WORKFLOW_TASK_COMPLETED:
+                    held.is_answered = True
                 if opcode != Op.RECORD_ACTIVITY_TASK_HEARTBEAT:
                     self.leases.over(call.token, self.engine.now_ms)
         elif opcode in _SUBSCRIBES or opcode == Op.CANCEL_WORKFLOW:
@@ -641,7 +722,6 @@ class Checkers:
             self.results.activity(held.key, _decode(call.data))
 
     def pushing(self, link: SimLink, opcode: int, body: bytes) -> None:
-        self._world.count(f"push {Op(opcode).name.lower()}")
         push = _decode(body)
         about = push.get("activity_id") or push.get("run_id") or push.get("task_token")
         self._world.note("to", link.node_id, Op(opcode).name, about, push.get("attempt", ""))
@@ -676,6 +756,8 @@ class Checkers:
             task = None if run is None else run.task
         # A lease can end while its delivery waits for the disk.
         lease = task.lease if task is not None and task.lease is not None and task.lease.token == token else None
+        is_replay = "history" in push
+        limit_ms = push.get("start_to_close_timeout_ms", 0)
         return Held(
             key=push["activity_id"] if kind == "activity" else push["run_id"],
             run_id=push["run_id"],
@@ -685,11 +767,13 @@ class Checkers:
             kind=kind,
             started_ms=now_ms if lease is None else lease.started_ms,
             beat_ms=now_ms if lease is None else lease.heartbeat_ms,
-            start_to_close_ms=push.get("start_to_close_timeout_ms", 0),
+            start_to_close_ms=WORKFLOW_TASK_MS if is_replay else limit_ms,
             heartbeat_ms=push.get("heartbeat_timeout_ms", 0),
             is_over=lease is None,
             over_ms=now_ms,
-            is_closed=lease is None and kind == "workflow",
+            is_replayed=is_replay or push.get("activity_id", "").startswith(f"act-{push['run_id']}-"),
+            has_updates="updates" in push,
+            is_closed=lease is None and kind == "workflow" and not is_replay,
         )
 
     def parted(self, link: SimLink) -> None:
@@ -700,7 +784,7 @@ class Checkers:
     def crashed(self, *, is_power: bool) -> None:
         self.kept.weakened(is_power=is_power)
         if is_power and self._is_weak:
-            self.leases.may_repeat = True
+            self.leases.may_repeat = self.stories.may_change = True
 
     def store_failed(self) -> None:
         self.kept.memory_lost()
@@ -713,7 +797,7 @@ class Checkers:
 
     def rebuilt(self, engine: Engine) -> None:
         self._engine = engine
-        self.leases.rebuilt()
+        self.leases.rebuilt(engine.now_ms)
         self._look(engine)
 
     def _look(self, engine: Engine) -> None:
@@ -735,3 +819,52 @@ class Checkers:
         self.cancels.check(engine)
         self.endings.check(engine)
         self.slots.check(engine, is_last=True)
+        library = Library(engine)
+        self.stories.check(library)
+        self.families.check(library)
+        self.notes.check(library)
+        self.updates.check(engine, library)
+
+
+class _Scoped(msgspec.Struct):
+    """What says in which namespace a message belongs."""
+
+    namespace: str = ""
+    task_token: str = ""
+    activity_id: str = ""
+
+
+_read_scope = msgspec.json.Decoder(_Scoped).decode
+
+
+class Watchers:
+    """The checkers of all namespaces. Each looks at what is its own."""
+
+    def __init__(self, world: World, by_namespace: dict[str, Checkers]) -> None:
+        self._world = world
+        self._by_namespace = by_namespace
+
+    def called(self, link: SimLink, request_id: int, opcode: int, message: bytes) -> None:
+        if opcode in _RESPONDS:
+            namespace = bytes(decode_respond(message)[0]).decode().rpartition("|")[2]
+        elif opcode in _SUBMITS:
+            namespace = _read_scope(bytes(decode_task_submit(message).options)).namespace
+        else:
+            namespace = _read_scope(decode_envelope(message).body).namespace
+        self._by_namespace[namespace].called(link, request_id, opcode, message)
+
+    def answering(self, link: SimLink, request_id: int, message: bytes) -> None:
+        for checkers in self._by_namespace.values():  # one of them knows the call
+            checkers.answering(link, request_id, message)
+
+    def pushing(self, link: SimLink, opcode: int, body: bytes) -> None:
+        self._world.count(f"push {Op(opcode).name.lower()}")
+        scope = _read_scope(body)
+        namespace = scope.namespace or scope.task_token.rpartition("|")[2]
+        for name, checkers in self._by_namespace.items():
+            if name == namespace or (not namespace and scope.activity_id in checkers.leases.latest):
+                checkers.pushing(link, opcode, body)
+
+    def parted(self, link: SimLink) -> None:
+        for checkers in self._by_namespace.values():
+            checkers.parted(link)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from tests.sim.checkers import ORPHAN, ScheduleState, Start
+from tests.sim.checkers import CRONS, ORPHAN, Backfill, ScheduleState, Start
 from tests.sim.peer import Answer, OnAnswer, Peer, Surroundings
 from tests.sim.profile import FLOW_TYPES, TASK_TYPES
 
@@ -18,6 +18,8 @@ QUEUES = ("alpha", "beta")
 TRIES_MAX = 6
 SCHEDULES_MAX = 4
 """Of one client; the runs of more would crowd out everything else."""
+CATCHUP_MS = 900_000
+"""How far back some schedules catch up."""
 OVERLAPS = ("allow", "skip", "buffer-one", "buffer-all", "cancel-other", "terminate-other")
 LEVELS = {"memory": Receipt.MEMORY, "written": Receipt.WRITTEN, "synced": Receipt.SYNCED}
 TIMEOUTS: tuple[dict[str, int], ...] = (
@@ -42,8 +44,8 @@ class Known:
 
 
 class Client(Peer):
-    def __init__(self, around: Surroundings, name: str) -> None:
-        super().__init__(around, name)
+    def __init__(self, around: Surroundings, name: str, namespace: str) -> None:
+        super().__init__(around, name, namespace)
         self.runs: list[Known] = []
         self._schedules: dict[str, dict[str, Any]] = {}
         """As they were asked for last. Each belongs to one client, so that nobody changes it meanwhile."""
@@ -67,7 +69,9 @@ class Client(Peer):
                 self.call(Op.LIST_WORKFLOWS, {"page_size": 20}, _ignore)
             case "put schedule":
                 self._put_schedule()
-            case "pause schedule" | "resume schedule" | "trigger schedule" | "delete schedule" | "describe schedule":
+            case "pause schedule" | "resume schedule" | "trigger schedule" | "backfill schedule" | "delete schedule":
+                self._use_schedule(operation)
+            case "describe schedule":
                 self._use_schedule(operation)
             case _:
                 if self.runs:
@@ -85,6 +89,7 @@ class Client(Peer):
         level = self._level()
         number = self.world.number()
         options = {
+            "namespace": self.namespace,
             "request_id": f"r{number}",
             "task_queue": self.world.random.choice(QUEUES),
             "durability": level,
@@ -107,6 +112,7 @@ class Client(Peer):
         number = self.world.number()
         input = {"n": number, "steps": self.world.between(0, 4)}
         body: dict[str, Any] = {
+            "namespace": self.namespace,
             "workflow_type": flow_type,
             "task_queue": self.world.random.choice(QUEUES),
             "workflow_id": f"flow-{number}",
@@ -144,7 +150,7 @@ class Client(Peer):
         def again(left: int) -> None:
             self._begin(opcode, message, request_id, type, input, level, is_task=is_task, signal=signal, tries=left)
 
-        kept = self.around.checkers.kept
+        kept = self.checkers.kept
         losses = kept.losses
 
         def answered(answer: Answer) -> None:
@@ -193,7 +199,7 @@ class Client(Peer):
 
     def _signaled(self, answer: Answer, run: Known, number: int) -> None:
         if answer.ok:
-            self.around.checkers.kept.signaled(run.run_id, number)
+            self.checkers.kept.signaled(run.run_id, number)
 
     def _reset(self, answer: Answer, run: Known) -> None:
         if answer.ok:
@@ -221,7 +227,7 @@ class Client(Peer):
             self._report(answer.body["info"], "a description")
 
     def _report(self, body: dict[str, Any], how: str) -> None:
-        self.around.checkers.results.reported(
+        self.checkers.results.reported(
             body["run_id"], body["status_name"], body.get("result"), body.get("failure"), how
         )
 
@@ -248,13 +254,16 @@ class Client(Peer):
         number = self.world.number()
         schedule_id = f"{self.name}-s{number}"
         is_steady = self.world.chance(0.5)
+        cron = self.world.random.choice(("", "", *CRONS))
         state = {
-            "interval_ms": self.world.random.choice((3_000, 7_000, 30_000)),
+            "interval_ms": 0 if cron else self.world.random.choice((3_000, 7_000, 30_000)),
+            "cron": [cron] if cron else [],
+            "catchup_window_ms": CATCHUP_MS if cron and self.world.chance(0.5) else None,
             "overlap": self.world.random.choice(OVERLAPS),
             "paused": False,
             "n": number,
         }
-        self._ask_for(schedule_id, state, is_steady=is_steady, began_ms=self.around.checkers.engine.now_ms)
+        self._ask_for(schedule_id, state, is_steady=is_steady, began_ms=self.checkers.engine.now_ms)
 
     def _ask_for(
         self, schedule_id: str, state: dict[str, Any], *, is_steady: bool, began_ms: int, tries: int = TRIES_MAX
@@ -263,7 +272,7 @@ class Client(Peer):
         body = {
             "schedule_id": schedule_id,
             "schedule": {
-                "spec": {"interval_ms": state["interval_ms"]},
+                "spec": {"interval_ms": state["interval_ms"], "cron": state["cron"]},
                 "action": {
                     "workflow_type": "quick" if state["n"] % 2 else "slow",
                     "task_queue": QUEUES[state["n"] % len(QUEUES)],
@@ -271,6 +280,7 @@ class Client(Peer):
                     "input": {"n": state["n"]},
                 },
                 "overlap_policy": state["overlap"],
+                "catchup_window_ms": state["catchup_window_ms"] or 0,
             },
         }
         settle = self._may_become(schedule_id, state)
@@ -279,7 +289,7 @@ class Client(Peer):
             settle(answer)
             if answer.ok and is_steady:
                 # The engine's time, which runs ahead of a clock that was set back.
-                self.around.checkers.slots.steady[schedule_id] = max(began_ms, self.around.checkers.engine.now_ms)
+                self.checkers.slots.steady[schedule_id] = max(began_ms, self.checkers.engine.now_ms)
             elif answer.ok:
                 self._schedules[schedule_id] = state
             elif answer.may_pass and tries:
@@ -299,6 +309,10 @@ class Client(Peer):
             self.call(Op.DESCRIBE_SCHEDULE, {"schedule_id": schedule_id}, _ignore)
         elif operation == "trigger schedule":
             self._trigger(schedule_id, f"t{self.world.number()}", TRIES_MAX)
+        elif operation == "backfill schedule":
+            end_ms = self.checkers.engine.now_ms
+            span_ms = (state["interval_ms"] or CRONS[state["cron"][0]]) * self.world.between(1, 15)
+            self._backfill(Backfill(schedule_id, f"b{self.world.number()}", end_ms - span_ms, end_ms), TRIES_MAX)
         elif operation == "delete schedule":
             del self._schedules[schedule_id]
             self.call(Op.DELETE_SCHEDULE, {"schedule_id": schedule_id}, self._may_become(schedule_id, None))
@@ -313,16 +327,35 @@ class Client(Peer):
         def answered(answer: Answer) -> None:
             if answer.ok:
                 if "run_id" in answer.body:
-                    self.around.checkers.slots.triggered(request_id, answer.body["run_id"])
+                    self.checkers.slots.triggered(request_id, answer.body["run_id"])
             elif answer.may_pass and tries:
                 self.later(self.world.between(100, 2_000), lambda: self._trigger(schedule_id, request_id, tries - 1))
 
         body = {"schedule_id": schedule_id, "request_id": request_id, "overlap_policy": "allow"}
         self.call(Op.TRIGGER_SCHEDULE, body, answered)
 
+    def _backfill(self, asked: Backfill, tries: int) -> None:
+        slots = self.checkers.slots
+        slots.backfills.setdefault(asked.request_id, asked)
+
+        def answered(answer: Answer) -> None:
+            if answer.ok:
+                slots.backfilled(asked.request_id, answer.body["slots"])
+            if (answer.may_pass or self.world.chance(self.around.profile.repeat_rate)) and tries:
+                self.later(self.world.between(100, 2_000), lambda: self._backfill(asked, tries - 1))
+
+        body = {
+            "schedule_id": asked.schedule_id,
+            "request_id": asked.request_id,
+            "start_time_ms": asked.start_ms,
+            "end_time_ms": asked.end_ms,
+            "overlap_policy": "allow",
+        }
+        self.call(Op.BACKFILL_SCHEDULE, body, answered)
+
     def _may_become(self, schedule_id: str, state: dict[str, Any] | None) -> OnAnswer:
         """From now on it may be so. An answer that says so rules out what it was before."""
-        known = self.around.checkers.kept.schedules.setdefault(schedule_id, ScheduleState())
+        known = self.checkers.kept.schedules.setdefault(schedule_id, ScheduleState())
         return partial(_settle, known, known.add(state))
 
 

@@ -24,6 +24,9 @@ RECONNECT_MS = (200, 1_500)
 RESTART_MS = (600, 5_000)
 """A process that is started again. Longer than what the old one sent is on its way."""
 
+_WAITS = (Op.AWAIT_EXECUTION, Op.UPDATE_WORKFLOW)
+"""Calls that are answered when something has happened."""
+
 _decode = msgspec.json.decode
 
 
@@ -56,6 +59,7 @@ class _Pending:
     on_answer: OnAnswer
     timer: Timer | None = None
     request_id: int = -1
+    namespace: str = ""
 
 
 @dataclass(slots=True)
@@ -65,7 +69,8 @@ class Surroundings:
     world: World
     profile: Profile
     server: SimServer
-    checkers: Checkers
+    checkers: dict[str, Checkers]
+    """By namespace."""
     is_calm: bool = False
     """Faults have stopped: everybody is kind from now on."""
 
@@ -73,10 +78,12 @@ class Surroundings:
 class Peer:
     """A process with one connection. Whatever it planned is forgotten when it crashes."""
 
-    def __init__(self, around: Surroundings, name: str) -> None:
+    def __init__(self, around: Surroundings, name: str, namespace: str) -> None:
         self.around = around
         self.world = around.world
         self.name = name
+        self.namespace = namespace
+        """Where it works; what a call says goes before."""
         self.is_alive = False
         self.cable: Cable | None = None
         self._life = 0
@@ -166,17 +173,23 @@ class Peer:
 
     # --- calls ---------------------------------------------------------------------------------------
 
-    def call(self, opcode: int, body: object, on_answer: OnAnswer) -> None:
-        self.call_raw(opcode, encode_request(opcode, msgspec.json.encode(body)), on_answer)
+    @property
+    def checkers(self) -> Checkers:
+        return self.around.checkers[self.namespace]
 
-    def call_raw(self, opcode: int, message: bytes, on_answer: OnAnswer) -> None:
+    def call(self, opcode: int, body: dict[str, Any], on_answer: OnAnswer) -> None:
+        body = {"namespace": self.namespace, **body}
+        message = encode_request(opcode, msgspec.json.encode(body))
+        self.call_raw(opcode, message, on_answer, namespace=body["namespace"])
+
+    def call_raw(self, opcode: int, message: bytes, on_answer: OnAnswer, *, namespace: str = "") -> None:
         """`on_answer` is called once, unless this process crashes first."""
         if not self._is_open:
             self.later(0, lambda: on_answer(Answer(None)))
             return
         assert self._machine is not None
         assert self.cable is not None
-        pending = _Pending(opcode, self.world.now_ms, on_answer)
+        pending = _Pending(opcode, self.world.now_ms, on_answer, namespace=namespace or self.namespace)
         pending.request_id, frame = self._machine.call_raw(message, pending)
         self.world.count(f"call {Op(opcode).name.lower()}")
         self.world.note(self.name, "calls", Op(opcode).name, pending.request_id)
@@ -195,7 +208,7 @@ class Peer:
     def _give_up(self, machine: Connection[_Pending], pending: _Pending) -> None:
         if machine is not self._machine or pending.request_id not in machine.in_flight:
             return
-        if pending.opcode != Op.AWAIT_EXECUTION:
+        if pending.opcode not in _WAITS:
             self._tell_patience(pending, is_answered=False)
         self.world.count("calls given up")
         machine.abandon(pending.request_id)
@@ -208,7 +221,7 @@ class Peer:
     def _answer(self, pending: _Pending, answer: Answer) -> None:
         if pending.timer is not None:
             pending.timer.cancel()
-        if answer.status is not None and pending.opcode != Op.AWAIT_EXECUTION:
+        if answer.status is not None and pending.opcode not in _WAITS:
             self._tell_patience(pending, is_answered=True)
         self.world.count(f"answer {answer.status or 'unknown' if answer.status != 0 else 0}")
         self.world.note(self.name, "hears", Op(pending.opcode).name, pending.request_id, answer.status, answer.error)
@@ -217,7 +230,7 @@ class Peer:
     def _tell_patience(self, pending: _Pending, *, is_answered: bool) -> None:
         cable = self.cable
         if cable is not None and not cable.is_cut and not cable.to_client.is_stalled:
-            self.around.checkers.patience.waited(
+            self.around.checkers[pending.namespace].patience.waited(
                 Op(pending.opcode).name, self.name, pending.sent_ms, cable.calm_since_ms, is_answered=is_answered
             )
 

@@ -1,4 +1,4 @@
-"""Mistakes to make on purpose, one for each checker: what a simulation is worth is what it catches."""
+"""Mistakes to make on purpose, one at least for each checker: what a simulation is worth is what it catches."""
 
 from __future__ import annotations
 
@@ -7,12 +7,24 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from tests.sim.disk import SimDisk
+from tests.sim.disk import SimDisk, SimWriter
 
 from zapserver.dispatch import Dispatcher
-from zapserver.engine import activities, changes, recovery, saved, schedules, slots
+from zapserver.engine import (
+    activities,
+    changes,
+    children,
+    executions,
+    histories,
+    recovery,
+    saved,
+    schedule_runs,
+    schedules,
+    slots,
+    workflow_timers,
+)
 from zapserver.engine.commands import Payload
-from zapserver.engine.records import Activity, ActivityState, Execution
+from zapserver.engine.records import AcceptedUpdate, Activity, ActivityState, Execution, WorkflowTimer
 from zapserver.engine.state import State
 from zapserver.engine.timers import Timers
 from zapserver.journal import Journal
@@ -190,6 +202,155 @@ async def _when_read(link: Any, send: Callable[[], None]) -> None:
     send()
 
 
+@contextmanager
+def children_are_left_alone() -> Iterator[None]:
+    """Promise 6: nobody ends the children of a run that ends."""
+    tell = children.tell_relatives
+
+    def tell_relatives(s: State, ended: Execution, now_ms: int) -> None:
+        ended.children = {}
+        tell(s, ended, now_ms)
+
+    with patch.object(children, "tell_relatives", tell_relatives):
+        yield
+
+
+@contextmanager
+def parents_hear_nothing_after_a_restart() -> Iterator[None]:
+    """Promise 6: which children a run has is not written."""
+    encode = saved.encode_execution
+
+    def encode_execution(execution: Execution) -> bytes:
+        known, execution.children = execution.children, {}
+        try:
+            return encode(execution)
+        finally:
+            execution.children = known
+
+    with patch.object(changes, "encode_execution", encode_execution):
+        yield
+
+
+@contextmanager
+def update_outcomes_are_lost() -> Iterator[None]:
+    """Promise 1: that an update is completed is not written, only that it was accepted."""
+    encode = saved.encode_execution
+
+    def encode_execution(execution: Execution) -> bytes:
+        known = execution.updates
+        execution.updates = {
+            update_id: AcceptedUpdate(update.name, update.accepted_event_id) for update_id, update in known.items()
+        }
+        try:
+            return encode(execution)
+        finally:
+            execution.updates = known
+
+    with patch.object(changes, "encode_execution", encode_execution):
+        yield
+
+
+@contextmanager
+def signals_are_taken_twice() -> Iterator[None]:
+    """Promise 1: the request ids of signals are forgotten with the process."""
+    encode = saved.encode_execution
+
+    def encode_execution(execution: Execution) -> bytes:
+        known, execution.signal_ids = execution.signal_ids, {}
+        try:
+            return encode(execution)
+        finally:
+            execution.signal_ids = known
+
+    with patch.object(changes, "encode_execution", encode_execution):
+        yield
+
+
+@contextmanager
+def signals_are_not_carried_over() -> Iterator[None]:
+    """Promise 1: what came while a run continued as new is left behind."""
+    with patch.object(executions, "_carry_over", lambda *_: None):
+        yield
+
+
+@contextmanager
+def timers_fire_again_after_a_restart() -> Iterator[None]:
+    """A story: a timer that has fired is still written as one that runs."""
+    fire = workflow_timers.fire
+
+    def fire_and_forget(s: State, timer: WorkflowTimer, now_ms: int) -> None:
+        fire(s, timer, now_ms)
+        s.executions[timer.run_id].timers[timer.command_id] = timer
+
+    with patch.object(workflow_timers, "fire", fire_and_forget):
+        yield
+
+
+@contextmanager
+def timers_fire_early() -> Iterator[None]:
+    """A story: an engine that is built again counts the time of its timers from their start as half of it."""
+    restore = recovery.restored_timers
+
+    def restored_timers(execution: Execution, records: Any) -> dict[str, WorkflowTimer]:
+        timers = restore(execution, records)
+        for timer in timers.values():
+            timer.due_ms = (timer.started_ms + timer.due_ms) // 2
+        return timers
+
+    with patch.object(recovery, "restored_timers", restored_timers):
+        yield
+
+
+@contextmanager
+def workers_are_told_too_little() -> Iterator[None]:
+    """A story: what goes with a task begins one event too late for a worker that has the run at hand."""
+    chunk = histories.chunk
+    with patch.object(histories, "chunk", lambda s, execution, after: chunk(s, execution, after + (after > 3))):
+        yield
+
+
+@contextmanager
+def steps_go_wrong() -> Iterator[None]:
+    """Promise 8: a step of the engine breaks in the middle."""
+
+    def cancel(*arguments: Any) -> None:
+        raise ZeroDivisionError
+
+    with patch.object(workflow_timers, "cancel", cancel):
+        yield
+
+
+@contextmanager
+def one_sick_disk_stops_all() -> Iterator[None]:
+    """Promise 7: a namespace takes nothing while the store of another is sick."""
+    sick: set[SimWriter] = set()
+
+    def take(self: SimWriter) -> None:
+        (sick.discard if self._disk.is_well else sick.add)(self)
+        if sick - {self}:
+            self._later(50, lambda: take(self))
+        else:
+            real(self)
+
+    real = SimWriter._take
+    with patch.object(SimWriter, "_take", take):
+        yield
+
+
+@contextmanager
+def backfills_leave_slots_out() -> Iterator[None]:
+    """Promise 5: a backfill passes over every other slot."""
+    work = schedule_runs._work_off_backfills
+
+    def work_off(s: State, schedule: Any, now_ms: int) -> bool:
+        for backfill in schedule.backfills:
+            del backfill.slots[1::2]
+        return work(s, schedule, now_ms)
+
+    with patch.object(schedule_runs, "_work_off_backfills", work_off):
+        yield
+
+
 Plant = Callable[[], AbstractContextManager[None]]
 
 PLANTED: dict[Plant, str] = {
@@ -205,5 +366,16 @@ PLANTED: dict[Plant, str] = {
     slots_are_left_out: "5 slot",
     cancels_stay_here: "6 cancel",
     everybody_waits_for_a_slow_peer: "7 patience",
+    children_are_left_alone: "6 cancel",
+    parents_hear_nothing_after_a_restart: "6 cancel",
+    update_outcomes_are_lost: "1 kept",
+    signals_are_taken_twice: "1 kept",
+    signals_are_not_carried_over: "1 kept",
+    timers_fire_again_after_a_restart: "story",
+    timers_fire_early: "story",
+    workers_are_told_too_little: "story",
+    steps_go_wrong: "8 step",
+    one_sick_disk_stops_all: "7 patience",
+    backfills_leave_slots_out: "5 slot",
 }
 """Each with the checker that has to catch it first."""

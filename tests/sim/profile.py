@@ -20,10 +20,26 @@ FAULTS = (
     "clock forward",
     "clock back",
 )
-MISBEHAVIOURS = ("silent", "hand back", "answer twice", "answer late", "ignore stop", "idle holder")
+MISBEHAVIOURS = (
+    "silent",
+    "hand back",
+    "answer twice",
+    "answer late",
+    "ignore stop",
+    "idle holder",
+    "evict",
+    "slow replay",
+    "fail task",
+    "torn answer",
+)
 OPERATIONS = {
     "submit": 30,
     "start": 14,
+    "play": 14,
+    "note": 10,
+    "update": 12,
+    "ask update again": 4,
+    "start with id": 3,
     "signal": 8,
     "signal with start": 4,
     "cancel": 6,
@@ -39,6 +55,7 @@ OPERATIONS = {
     "pause schedule": 2,
     "resume schedule": 2,
     "trigger schedule": 3,
+    "backfill schedule": 3,
     "delete schedule": 1,
     "describe schedule": 2,
 }
@@ -51,6 +68,9 @@ FLOW_TYPES = {"chain": 5, "fan": 4, "orphan": 1}
 class Profile:
     clients: int
     workers: int
+    replayers: int
+    """In each namespace."""
+    namespaces: int
     operations: int
     think_ms: int
     """The mean pause of a client between two operations."""
@@ -76,6 +96,8 @@ def draw_profile(random: Random) -> Profile:
     return Profile(
         clients=random.randint(2, 4),
         workers=random.randint(2, 4),
+        replayers=random.randint(1, 2),
+        namespaces=random.choice((1, 2)),
         operations=random.choice((40, 80, 120, 160)),
         think_ms=random.choice((60, 200, 800)),
         fault_pause_ms=random.choice((600, 1_500, 4_000, 10_000)),
@@ -83,7 +105,7 @@ def draw_profile(random: Random) -> Profile:
         misbehaviours=_some(random, MISBEHAVIOURS),
         misbehaviour_rate=random.choice((0.0, 0.05, 0.2)),
         operation_weights={name: weight for name, weight in OPERATIONS.items() if random.random() < 0.85}
-        | {"submit": 30, "start": 14},
+        | {"submit": 30, "start": 14, "play": 14},
         delay_ms=random.choice((2, 20, 200)),
         torn_rate=random.choice((0.0, 0.1, 0.5)),
         weak_rate=random.choice((0.0, 0.0, 0.3)),

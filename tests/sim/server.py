@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.sim.checkers import Checkers
+from tests.sim.checkers import Checkers, Watchers
 from tests.sim.disk import SimDisk, SimWriter
 from tests.sim.network import NOTICE_MS_MAX, Cable, SimLink
 from tests.sim.profile import Profile
@@ -26,10 +26,13 @@ RESTART_MS = (300, 4_000)
 class SimServer:
     """One address, where one process after the other serves."""
 
-    def __init__(self, world: World, profile: Profile, disk: SimDisk, checkers: Checkers) -> None:
+    def __init__(
+        self, world: World, profile: Profile, disks: dict[str, SimDisk], checkers: dict[str, Checkers]
+    ) -> None:
+        """`disks` and `checkers` by namespace."""
         self._world = world
         self._profile = profile
-        self._disk = disk
+        self._disks = disks
         self._checkers = checkers
         self._process: _Process | None = None
 
@@ -37,30 +40,29 @@ class SimServer:
     def is_up(self) -> bool:
         return self._process is not None
 
-    @property
-    def engine(self) -> Engine:
-        return self.dispatcher.namespaces.get("").engine
+    def engine(self, namespace: str) -> Engine:
+        return self.dispatcher.namespaces.get(namespace).engine
 
     @property
     def dispatcher(self) -> Dispatcher:
         assert self._process is not None
         return self._process.dispatcher
 
-    @property
-    def is_mending(self) -> bool:
-        return self._process is not None and self._process.is_mending
+    def serves(self, namespace: str) -> bool:
+        return self._process is not None and namespace not in self._process.mending
 
     def start(self) -> None:
         if self._process is not None:
             return
         try:
-            self._process = _Process(self._world, self._profile, self._disk, self._checkers)
+            self._process = _Process(self._world, self._profile, self._disks, self._checkers)
         except StoreError:
             self._world.count("start refused by the disk")
             self._world.after(1_000, self.start)
             return
         self._world.note("server up")
-        self._checkers.restarted(self.engine)
+        for name, checkers in self._checkers.items():
+            checkers.restarted(self.engine(name))
 
     def crash(self, *, is_power: bool) -> None:
         if self._process is None:
@@ -68,8 +70,10 @@ class SimServer:
         process, self._process = self._process, None
         process.kill(NOTICE_MS_MAX if is_power else 200)
         if is_power:
-            self._disk.lose_power()
-        self._checkers.crashed(is_power=is_power)
+            for disk in self._disks.values():
+                disk.lose_power()
+        for checkers in self._checkers.values():
+            checkers.crashed(is_power=is_power)
         self._world.after(self._world.between(*RESTART_MS), self.start)
 
     def stop(self) -> None:
@@ -83,25 +87,30 @@ class SimServer:
 
 
 class _Process:
-    def __init__(self, world: World, profile: Profile, disk: SimDisk, checkers: Checkers) -> None:
+    def __init__(
+        self, world: World, profile: Profile, disks: dict[str, SimDisk], checkers: dict[str, Checkers]
+    ) -> None:
         self._world = world
         self._profile = profile
         self._checkers = checkers
-        store = disk.open()
-        self._writer = SimWriter(world, disk)
+        self._watcher = Watchers(world, checkers)
+        stores = {name: disk.open() for name, disk in disks.items()}
+        self._writers = {name: SimWriter(world, disk) for name, disk in disks.items()}
         self.is_dead = False
-        self.is_mending = False
+        self.mending: set[str] = set()
+        """Namespaces that wait for their disk."""
         self._links: list[SimLink] = []
         self._sleep: Timer | None = None
         self._wake_ms = 0
 
         def open_store(name: str) -> tuple[Store, SimWriter]:
-            return store, self._writer
+            return stores[name], self._writers[name]
 
         namespaces = Namespaces(
             now_ms=world.clock(),
             limits=Limits(burst_bytes_max=2 * 2**20 // profile.bytes_scale),
             open_store=open_store,
+            known=disks,
             new_id=world.new_id,
             random=world.random.random,
         )
@@ -110,12 +119,13 @@ class _Process:
         self.dispatcher.on_store_failure = self._store_failed
         self._tick()
         # As `Sweeper` does it when a server starts.
-        self.dispatcher.submit(SweepClosed(closed_before_ms=0, limit=1), namespaces.get(""))
+        for namespace in namespaces:
+            self.dispatcher.submit(SweepClosed(closed_before_ms=0, limit=1), namespace)
 
     def accept(self) -> SimLink:
         profile = self._profile
         cable = Cable(self._world, profile.delay_ms, profile.torn_rate)
-        link = SimLink(self._world, self.dispatcher, self._checkers, cable, profile.bytes_scale)
+        link = SimLink(self._world, self.dispatcher, self._watcher, cable, profile.bytes_scale)
         self._links = [link for link in self._links if not link.is_over]
         self._links.append(link)
         return link
@@ -127,7 +137,8 @@ class _Process:
         def look() -> None:
             if self.is_dead:
                 return
-            if not self._writer.is_idle and self._world.now_ms < settled_by_ms:
+            is_idle = all(writer.is_idle for writer in self._writers.values())
+            if not is_idle and self._world.now_ms < settled_by_ms:
                 self._world.after(5, look)
                 return
             for link in self._links:
@@ -138,7 +149,8 @@ class _Process:
 
     def kill(self, notice_ms_max: int) -> None:
         self.is_dead = True
-        self._writer.kill()
+        for writer in self._writers.values():
+            writer.kill()
         for link in self._links:
             if not link.is_over:
                 link.abandon()
@@ -171,9 +183,11 @@ class _Process:
 
     def _store_failed(self, namespace: Namespace) -> None:
         self._world.count("store failed")
-        self._world.note("store failed", namespace.journal.failure)
-        self.is_mending = True
-        self._checkers.store_failed()
+        self._world.note("store failed", namespace.name, namespace.journal.failure)
+        if "mistake in the server" in str(namespace.journal.failure):
+            self._world.fail("8 step", str(namespace.journal.failure))
+        self.mending.add(namespace.name)
+        self._checkers[namespace.name].store_failed()
         self._mend(namespace, int(RETRY_SECONDS_MIN * 1000))
 
     def _mend(self, namespace: Namespace, pause_ms: int) -> None:
@@ -185,10 +199,10 @@ class _Process:
                 self._world.after(pause_ms, lambda: None if self.is_dead else self._mend(namespace, again_ms))
                 return
             self._world.count("store mended")
-            self._world.note("store mended")
+            self._world.note("store mended", namespace.name)
             self.dispatcher.rebuild(namespace)
-            self.is_mending = False
-            self._checkers.rebuilt(namespace.engine)
+            self.mending.discard(namespace.name)
+            self._checkers[namespace.name].rebuilt(namespace.engine)
             self._plan()
 
         namespace.journal.recover(settled)

@@ -8,17 +8,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from random import Random
+from unittest.mock import patch
 
 import structlog
 from tests.sim.checkers import Checkers
-from tests.sim.client import Client
 from tests.sim.disk import SimDisk
 from tests.sim.peer import Peer, Surroundings
+from tests.sim.player import Player
+from tests.sim.plays import PLAY, RIDDLE
 from tests.sim.profile import Profile, draw_profile
+from tests.sim.replayer import Replayer
 from tests.sim.server import SimServer
 from tests.sim.worker import KNOWN_FLOWS, Worker
 from tests.sim.world import Violation, World
 
+from zapserver.engine import histories
 from zapserver.engine.commands import CancelExecution, PauseSchedule
 
 SAFETY_MS_MAX = 10 * 60_000
@@ -27,6 +31,9 @@ CALM_MS = 60_000
 """How long schedules go on after the faults."""
 LIVENESS_MS_MAX = 20 * 60_000
 """How long everything may take to end once faults have stopped: all retries and timeouts of a task."""
+NAMESPACES = ("default", "second")
+CHUNK_BYTES_MAX = 2_000
+"""What of a history goes with a workflow task, so that workers have something to read."""
 EVENTS_MAX = 400_000
 """More of them are a loop."""
 
@@ -45,20 +52,36 @@ class Simulation:
         self.world = World(seed, is_traced=is_traced)
         self.profile: Profile = draw_profile(Random(f"profile {seed}"))
         self.world.note("profile", self.profile)
-        self.disk = SimDisk(self.world)
-        self.checkers = Checkers(self.world, self.profile)
-        self.server = SimServer(self.world, self.profile, self.disk, self.checkers)
+        self.names = NAMESPACES[: self.profile.namespaces]
+        if len(self.names) > 1:
+            self.world.count("seeds of two namespaces")
+        self.disks = {name: SimDisk(self.world) for name in self.names}
+        self.checkers = {name: Checkers(self.world, self.profile) for name in self.names}
+        self.server = SimServer(self.world, self.profile, self.disks, self.checkers)
         self.around = Surroundings(self.world, self.profile, self.server, self.checkers)
-        self.clients = [Client(self.around, f"client-{number}") for number in range(self.profile.clients)]
-        self.workers = [self._worker(number) for number in range(self.profile.workers)]
+        self.clients = [
+            Player(self.around, f"client-{number}", self._namespace(number)) for number in range(self.profile.clients)
+        ]
+        self.workers = [self._worker(number) for number in range(max(self.profile.workers, len(self.names)))]
+        self.workers += [self._replayer(number) for number in range(self.profile.replayers * len(self.names))]
         self._operations_left = self.profile.operations
         self._events = 0
         self._offset_max_ms = 0
 
+    def _namespace(self, number: int) -> str:
+        return self.names[number % len(self.names)]
+
     def _worker(self, number: int) -> Worker:
         slots = self.world.random.choice((1, 3, 10))
-        knows = KNOWN_FLOWS if number == 0 or self.world.chance(0.7) else KNOWN_FLOWS[:1]
-        return Worker(self.around, f"worker-{number}", slots=slots, knows=knows)
+        is_first = number < len(self.names)
+        knows = KNOWN_FLOWS if is_first or self.world.chance(0.7) else KNOWN_FLOWS[:1]
+        return Worker(self.around, f"worker-{number}", self._namespace(number), slots=slots, knows=knows)
+
+    def _replayer(self, number: int) -> Worker:
+        slots = self.world.random.choice((1, 3, 10))
+        is_first = number < len(self.names)
+        knows = (PLAY, RIDDLE) if is_first or self.world.chance(0.5) else (PLAY,)
+        return Replayer(self.around, f"replayer-{number}", self._namespace(number), slots=slots, knows=knows)
 
     @property
     def _peers(self) -> list[Peer]:
@@ -88,7 +111,8 @@ class Simulation:
         """Faults stop, and everything that can end does."""
         self.around.is_calm = True
         self.world.note("calm")
-        self.disk.is_full = self.disk.is_failing = self.disk.is_slow = False
+        for disk in self.disks.values():
+            disk.is_full = disk.is_failing = disk.is_slow = False
         self._set_clock_right()
         for peer in self._peers:
             peer.start()
@@ -101,11 +125,9 @@ class Simulation:
             self.world.fail("4 end", "the server does not come back")
             return
         self._end_by_hand()
-        self._run_until(lambda: self._serves and not self.checkers.endings.still_open(self.server.engine),
-                        LIVENESS_MS_MAX)  # fmt: skip
+        self._run_until(lambda: self._serves and not self._is_something_open(), LIVENESS_MS_MAX)
         self._run_for(5_000)
-        if self.world.violation is None:
-            self.checkers.check_end(self.server.engine)
+        self._check_end()
         if self.world.violation is None:
             self._restart_once_more()
 
@@ -114,32 +136,47 @@ class Simulation:
         self.server.crash(is_power=True)
         self._run_until(lambda: self._serves, CALM_MS)
         self._run_for(CALM_MS)
-        if self.world.violation is None:
-            self.checkers.check_end(self.server.engine)
+        self._check_end()
+
+    def _check_end(self) -> None:
+        for name, checkers in self.checkers.items():
+            if self.world.violation is None:
+                checkers.check_end(self.server.engine(name))
+
+    def _is_something_open(self) -> bool:
+        return any(
+            checkers.endings.still_open(self.server.engine(name)) for name, checkers in self.checkers.items()
+        )
 
     @property
     def _serves(self) -> bool:
-        return self.server.is_up and not self.server.is_mending
+        return all(self.server.serves(name) for name in self.names)
 
     def _set_clock_right(self) -> None:
         """Where it was set back the engine's time has stood still, and would go on to."""
-        self.world.clock_offset_ms = max(self.world.clock_offset_ms, self._offset_max_ms)
+        right_ms = max(self.world.clock_offset_ms, self._offset_max_ms)
+        self.world.jumped_ms += right_ms - self.world.clock_offset_ms
+        self.world.clock_offset_ms = right_ms
 
     def _end_by_hand(self) -> None:
         """Schedules pause, and what runs until it is stopped is stopped."""
-        engine, dispatcher = self.server.engine, self.server.dispatcher
-        namespace = dispatcher.namespaces.get("")
+        for name in self.names:
+            self._end_namespace_by_hand(name)
+
+    def _end_namespace_by_hand(self, name: str) -> None:
+        engine, dispatcher, checkers = self.server.engine(name), self.server.dispatcher, self.checkers[name]
+        namespace = dispatcher.namespaces.get(name)
         for schedule in engine.views.schedules():
             if not schedule.paused:
                 dispatcher.submit(PauseSchedule(schedule_id=schedule.schedule_id, paused=True), namespace)
-                self.checkers.kept.paused(schedule.schedule_id)
-        for execution in self.checkers.endings.still_open(engine):
+                checkers.kept.paused(schedule.schedule_id)
+        for execution in checkers.endings.still_open(engine):
             if execution.type == "forever":
                 self.world.count("canceled at the end")
                 dispatcher.submit(
                     CancelExecution(workflow_id=execution.workflow_id, run_id=execution.run_id), namespace
                 )
-                self.checkers.cancels.acknowledged(execution.run_id)
+                checkers.cancels.acknowledged(execution.run_id)
 
     # --- events --------------------------------------------------------------------------------------
 
@@ -149,7 +186,8 @@ class Simulation:
         if self.world.violation is not None or not self.world.step():
             return False
         self._events += 1
-        self.checkers.stepped(is_serving=self._serves, is_disk_well=self.disk.is_well)
+        for name, checkers in self.checkers.items():
+            checkers.stepped(is_serving=self.server.serves(name), is_disk_well=self.disks[name].is_well)
         return True
 
     def _run_until(self, is_done: Callable[[], bool], ms_max: int = SAFETY_MS_MAX * 2) -> None:
@@ -163,7 +201,7 @@ class Simulation:
         self.world.after(ms, lambda: done.append(True))
         self._run_until(lambda: bool(done))
 
-    def _plan_operation(self, client: Client) -> None:
+    def _plan_operation(self, client: Player) -> None:
         def act() -> None:
             if self.around.is_calm or self._operations_left <= 0:
                 return
@@ -198,7 +236,7 @@ class Simulation:
                 if world.chance(0.5):
                     self.server.crash(is_power=True)
                 else:
-                    self.disk.when_written = self._lose_power
+                    self._any_disk().when_written = self._lose_power
             case "client crash":
                 world.random.choice(self.clients).crash()
             case "worker crash":
@@ -216,7 +254,9 @@ class Simulation:
             case "disk failing":
                 self._for_a_while("is_failing")
             case "clock forward":
-                world.clock_offset_ms += world.random.choice((500, 20_000, 600_000, 6 * 3_600_000))
+                jump_ms = world.random.choice((500, 20_000, 600_000, 6 * 3_600_000))
+                world.clock_offset_ms += jump_ms
+                world.jumped_ms += jump_ms
                 self._offset_max_ms = max(self._offset_max_ms, world.clock_offset_ms)
             case "clock back":
                 world.clock_offset_ms -= world.random.choice((500, 20_000, 600_000))
@@ -240,8 +280,12 @@ class Simulation:
             cable.resume()
 
     def _for_a_while(self, what: str) -> None:
-        setattr(self.disk, what, True)
-        self.world.after(self.world.between(200, 5_000), lambda: setattr(self.disk, what, False))
+        disk = self._any_disk()
+        setattr(disk, what, True)
+        self.world.after(self.world.between(200, 5_000), lambda: setattr(disk, what, False))
+
+    def _any_disk(self) -> SimDisk:
+        return self.world.random.choice(list(self.disks.values()))
 
 
 @contextmanager
@@ -257,5 +301,5 @@ def _quiet() -> Iterator[None]:
 
 def run_seed(seed: int, *, is_traced: bool = False) -> Report:
     """The same seed does the same, in any process."""
-    with nullcontext() if is_traced else _quiet():
+    with nullcontext() if is_traced else _quiet(), patch.object(histories, "CHUNK_BYTES_MAX", CHUNK_BYTES_MAX):
         return Simulation(seed, is_traced=is_traced).run()

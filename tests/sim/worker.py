@@ -52,8 +52,12 @@ class Run:
 
 
 class Worker(Peer):
-    def __init__(self, around: Surroundings, name: str, *, slots: int, knows: tuple[str, ...]) -> None:
-        super().__init__(around, name)
+    replays = False
+
+    def __init__(
+        self, around: Surroundings, name: str, namespace: str, *, slots: int, knows: tuple[str, ...]
+    ) -> None:
+        super().__init__(around, name, namespace)
         self._slots = slots
         self._knows = knows
         """The workflow types that it does not refuse."""
@@ -71,10 +75,12 @@ class Worker(Peer):
     # --- the connection ------------------------------------------------------------------------------
 
     def connected(self) -> None:
+        types = [*STEP_TYPES, "doomed", "forever", "silent"]
         for queue in QUEUES:
-            self._subscribe(Op.SUBSCRIBE_WORKFLOW_TASKS, {"task_queue": queue, "slots": self._slots})
-            types = [*STEP_TYPES, "doomed", "forever", "silent"]
-            self._subscribe(Op.SUBSCRIBE_ACTIVITY_TASKS, {"task_queue": queue, "slots": self._slots, "types": types})
+            asked = {"task_queue": queue, "slots": self._slots}
+            self._subscribe(Op.SUBSCRIBE_WORKFLOW_TASKS, {**asked, "replays": self.replays})
+            for namespace in self.around.checkers:  # one connection serves the activities of all of them
+                self._subscribe(Op.SUBSCRIBE_ACTIVITY_TASKS, {**asked, "types": types, "namespace": namespace})
         old, self._old_tokens = self._old_tokens, []
         for token in old:
             if self._misbehaves("answer late"):
@@ -123,7 +129,8 @@ class Worker(Peer):
 
     def _respond(self, opcode: Op, token: str, body: object, on_answer: Callable[[Answer], None]) -> None:
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        self.call_raw(opcode, encode_respond(opcode, token.encode(), data), on_answer)
+        message = encode_respond(opcode, token.encode(), data)
+        self.call_raw(opcode, message, on_answer, namespace=token.rpartition("|")[2])
 
     def _insist(self, opcode: Op, token: str, body: object) -> None:
         """Answer, and again while the server takes nothing now."""

@@ -43,6 +43,8 @@ class World:
         self.now_ms = 0
         self.clock_offset_ms = 0
         """How far the clock on the wall has jumped."""
+        self.jumped_ms = 0
+        """How far it has jumped ahead, all jumps together."""
         self.counts: Counter[str] = Counter()
         """How often everything was done, and every fault happened."""
         self.violation: Violation | None = None

@@ -175,6 +175,8 @@ def _deliver_to_replaying_worker(s: State, task: WorkflowTask, subscription: Sub
     previous_event_id = cache.last_event_id if cache is not None and has_it else 0
     events, size = histories.chunk(s, execution, previous_event_id)
     requests = updates.hand_out(execution)
+    assert task.lease is not None
+    task.lease.has_updates = bool(requests)
     task.last_event_id = execution.history_length
     told_event_id = events[-1].event_id if events else previous_event_id
     s.timers.update(execution)

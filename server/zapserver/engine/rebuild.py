@@ -159,15 +159,15 @@ def reset(s: State, source: Execution, command: ResetExecution, now_ms: int) -> 
 
 
 def _whole_answers(history: list[Event], event_id: int) -> int:
-    """Where to cut so that no answer of a replaying worker is torn: at `event_id` or before."""
+    """Where to cut so that no answer of a replaying worker is torn, and no end is copied: at `event_id` or before."""
+    if history[event_id - 1].type in _ENDS:
+        event_id -= 1
     answer = 0
     for event in history[:event_id]:
         if event.type is EventType.WORKFLOW_TASK_COMPLETED:
             answer = event.event_id
     if not answer:
         return event_id
-    if history[event_id - 1].type in _ENDS:
-        event_id -= 1
     for event in history[event_id:]:
         if event.type is EventType.WORKFLOW_TASK_COMPLETED:
             break

@@ -143,6 +143,8 @@ class Lease:
     started_ms: int
     heartbeat_ms: int
     replays: bool = False
+    has_updates: bool = False
+    """Of a workflow task: updates went out with it."""
 
 
 @dataclass(slots=True, eq=False)

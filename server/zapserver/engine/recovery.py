@@ -197,7 +197,7 @@ def put_in_line(s: State, now_ms: int) -> None:
         task.order = s.next_order()
         if task.lease is None:
             s.queue(task.queue).put(task)
-        elif task.lease.peer not in s.peers or task.lease.token not in s.peers[task.lease.peer].leases:
+        elif not _is_held(s, task.lease):
             lost.append(task)
     for execution in s.executions.values():
         if execution.task is not None and not execution.task.order:
@@ -209,6 +209,12 @@ def put_in_line(s: State, now_ms: int) -> None:
                 matching.put_back(s, [returned], now_ms)
         elif isinstance(task, Activity) and task.lease is not None:
             executions.apply(s, activities.hand_back(s, task.lease.token, RESTARTED, now_ms), now_ms)
+
+
+def _is_held(s: State, lease: Lease) -> bool:
+    """Whether its holder has it still. The updates that came with it are not known any more, and an answer that names
+    them would be refused as wrong: such a task goes out again."""
+    return not lease.has_updates and lease.peer in s.peers and lease.token in s.peers[lease.peer].leases
 
 
 def _ready_tasks(s: State) -> Iterator[QueuedTask]:
