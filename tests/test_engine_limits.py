@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -96,6 +97,46 @@ def test_a_workflow_has_so_many_pending_activities_and_more_once_some_have_ended
     refused(d, third, "pending-activities")
     d.complete(d.task())
     d.step(third)
+
+
+@pytest.mark.parametrize(
+    ("limits", "limit", "command", "room"),
+    [
+        (
+            Limits(timers_per_execution_max=2),
+            "timers-per-execution",
+            lambda id: c.StartTimerCommand(id=id, fire_after_ms=60_000),
+            c.CancelTimerCommand(id="1"),
+        ),
+        (
+            Limits(pending_activities_max=2),
+            "pending-activities",
+            lambda id: c.ScheduleActivityCommand(id=id, type="charge"),
+            None,
+        ),
+        (Limits(pending_children_max=2), "pending-children", lambda id: c.StartChildCommand(id=id, type="Kid"), None),
+    ],
+    ids=["timers", "activities", "children"],
+)
+def test_an_answer_leaves_a_run_with_no_more_than_it_may_have(
+    limits: Limits, limit: str, command: Callable[[str], c.TaskCommand], room: c.TaskCommand | None
+) -> None:
+    d = Driver(limits=limits)
+    d.subscribe_replaying(1)
+    started = d.start()
+    d.answer(d.run(1), command("1"), command("2"))
+    d.signal(started)
+    token = d.run(1).task_token
+
+    def answer(*commands: c.TaskCommand) -> c.CompleteWorkflowTask:
+        return c.CompleteWorkflowTask(token=token, commands=commands)
+
+    assert "would have 3" in str(refused(d, answer(command("3")), limit))
+    if room is not None:
+        d.step(answer(room, command("3")))
+    else:
+        d.step(answer(command("3"), c.CompleteCommand(result=payload("done"))))  # what ends the run ends these too
+        assert d.status(started) is c.Status.COMPLETED
 
 
 def test_a_workflow_takes_so_many_signals() -> None:

@@ -84,6 +84,21 @@ def test_a_schedule_that_cannot_be_read_is_named() -> None:
     assert [schedule.schedule_id for schedule in d.views.schedules()] == ["b"]
 
 
+@pytest.mark.parametrize("data", [b"", b"x"])
+def test_a_next_number_that_cannot_be_read_is_made_again_past_every_execution(data: bytes) -> None:
+    d = Driver(watch=False)
+    first = d.submit()
+    d.submit()
+    used = [key[0] for key, _ in d.store.scan(Table.HISTORY)]
+    overwrite(d, Table.META, 0, data)
+    d.engine = d._new_engine()
+    assert [damage.table for damage in d.engine.recover(d.now_ms)] == ["meta"]
+    d.submit()
+    assert [key[0] for key, _ in d.store.scan(Table.HISTORY)] == [*used, 3]
+    d.restart()
+    assert d.status(first) is Status.RUNNING
+
+
 def test_a_replaying_worker_is_told_of_a_damaged_history_by_reading_it() -> None:
     d = Driver(watch=False)
     d.subscribe_replaying(1)

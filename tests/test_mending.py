@@ -35,10 +35,14 @@ class Rebuilder:
     def __init__(self) -> None:
         self.on_store_failure: Callable[[Any], None] = lambda namespace: None
         self.rebuilt: list[float] = []
+        self.errors: list[StoreError] = []
         self._another = trio.Event()
 
     def rebuild(self, namespace: object) -> None:
         self.rebuilt.append(trio.current_time())
+        if self.errors:
+            self.on_store_failure(namespace)
+            raise self.errors.pop(0)
         self._another.set()
         self._another = trio.Event()
 
@@ -78,6 +82,17 @@ async def test_a_store_that_fails_again_at_once_is_not_believed_so_soon(autojump
             rebuilder.on_store_failure(namespace)
             await rebuilder.until(number)
         assert pauses(rebuilder.rebuilt) == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5]
+
+
+async def test_what_cannot_be_read_after_the_store_took_a_commit_is_tried_again_later(
+    autojump_clock: MockClock,
+) -> None:
+    async with mender() as (rebuilder, namespace):
+        rebuilder.errors = [DiskFull("the read failed")]
+        began = trio.current_time()
+        rebuilder.on_store_failure(namespace)
+        await trio.sleep(5)
+        assert rebuilder.rebuilt == [began, began + 0.1]
 
 
 async def test_a_failure_long_after_the_last_one_is_a_new_one(autojump_clock: MockClock) -> None:

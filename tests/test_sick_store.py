@@ -14,7 +14,7 @@ from zapserver.dispatch import Dispatcher
 from zapserver.engine import commands as c
 from zapserver.engine.tables import Table
 from zapserver.namespaces import Namespace, Namespaces
-from zapserver.store import Batch, DiskFull, Durability, MemoryStore, StoreError
+from zapserver.store import Batch, DiskFull, Durability, MemoryStore, StoreError, Unavailable
 from zapserver.store.memory import Medium
 from zapwire.envelope import decode_envelope, encode_request, encode_task_submit
 from zapwire.opcodes import Op
@@ -90,6 +90,49 @@ def test_a_subscription_that_outlives_a_failed_commit_is_acknowledged() -> None:
     assert decode_envelope(worker.replies[call]).status == 200
     server.mend()
     assert [opcode for opcode, _ in worker.pushes] == [Op.DELIVER_ACTIVITY_TASK]
+
+
+def test_a_store_that_cannot_be_read_after_it_took_a_commit_has_failed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the engine from before is kept, or who waits for what would be forgotten."""
+    server = Server()
+    client, worker = server.connect("client"), server.connect("worker")
+    server.send(worker, subscribe(1))
+    server.writer.end()
+    server.send(client, encode_task_submit("email", b"1"))
+    server.writer.end(DiskFull("full"))
+    failed: list[Namespace] = []
+    server.dispatcher.on_store_failure = failed.append
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryStore, "scan", _cannot_read)
+        with pytest.raises(Unavailable):
+            server.mend()
+    assert failed == [server.namespace]
+    assert isinstance(server.namespace.journal.failure, Unavailable)
+    server.mend()
+    server.send(client, encode_task_submit("email", b"2"))
+    server.writer.end()
+    assert [opcode for opcode, _ in worker.pushes] == [Op.DELIVER_ACTIVITY_TASK]
+
+
+def _cannot_read(*arguments: object, **more: object) -> None:
+    raise Unavailable("a sector is gone")
+
+
+def test_a_namespace_whose_description_is_damaged_is_served_and_keeps_everything() -> None:
+    server = Server()
+    server.writer.end()
+    batch = Batch()
+    batch.put(Table.META, ("namespace",), b"[")
+    MemoryStore(Table, server.medium).commit(batch)
+    again = Server(server.medium)
+    [damage] = again.namespace.damaged
+    assert "its closed executions are kept" in str(damage)
+    assert again.namespace.about.retention_ms > 10**12
+    again.dispatcher.namespaces.register("default", 1_000_000, retention_ms=5_000)
+    again.namespace.journal.flush()
+    again.writer.end()
+    mended = Server(server.medium).namespace
+    assert (mended.damaged, mended.about.retention_ms) == ([], 5_000)
 
 
 def test_a_store_that_fails_right_after_a_restart_gives_nobody_the_leases_of_others() -> None:

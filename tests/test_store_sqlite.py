@@ -301,6 +301,26 @@ def test_a_file_that_becomes_read_only_while_it_is_open(path: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_file_that_is_removed_while_it_is_open_takes_nothing_until_it_is_back(path: Path, is_replaced: bool) -> None:
+    """SQLite goes on writing to a file without a name, which nobody finds again."""
+    store = SqliteStore(path, Table)
+    store.commit(batch_of(1))
+    elsewhere = path.with_name("moved")
+    path.rename(elsewhere)
+    if is_replaced:
+        path.touch()
+    with pytest.raises(Unavailable, match="the file was removed, or another is in its place"):
+        store.commit(batch_of(2))
+    with pytest.raises(Unavailable, match="put it back"):
+        store.recover()
+    elsewhere.rename(path)
+    store.recover()
+    store.commit(batch_of(3))
+    assert kept(store) == [1, 3]
+    store.close()
+
+
 def test_a_process_that_keeps_the_file_locked_is_an_error_with_an_end(path: Path) -> None:
     disk = Disk()
     store = SqliteStore(path, Table, connect=disk.connect)
@@ -476,6 +496,14 @@ def test_a_store_has_its_place(tmp_path: Path) -> None:
     for namespace in ("b", "a.db"):
         SqliteStore(store_path(tmp_path, "acme", namespace), Table).close()
     assert stored_namespaces(tmp_path, "acme") == ["a.db", "b"]
+
+
+def test_what_else_lies_in_a_data_directory_is_no_namespace(tmp_path: Path) -> None:
+    for name in ("a copy.db", ".db", "...db", "é.db", "a.db.partial", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.db").mkdir()
+    (tmp_path / "elsewhere.db").symlink_to(tmp_path / "not mounted" / "elsewhere.db")  # to be opened, and to fail
+    assert stored_namespaces(tmp_path.parent, tmp_path.name) == ["elsewhere"]
 
 
 @pytest.mark.parametrize("name", ["..", ".", "a/b", "../a", "/a", "a\0", "a\n", "é", "a" * 65, "a\\b", " "])

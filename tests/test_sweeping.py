@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import trio
 from tests.helpers.engine_driver import Driver, failure, payload
+from trio.testing import MockClock
 
 from zapserver.dispatch import Dispatcher
 from zapserver.engine import commands as c
@@ -13,9 +15,9 @@ from zapserver.engine.effects import DeliverActivityTask
 from zapserver.engine.errors import NotFound
 from zapserver.engine.retry import RetryPolicy
 from zapserver.engine.tables import Table
-from zapserver.namespaces import Namespaces
+from zapserver.namespaces import Namespace, Namespaces
 from zapserver.store import Durability, SqliteStore
-from zapserver.sweeping import SWEEP_EXECUTIONS, Sweeper
+from zapserver.sweeping import LOOK_SECONDS, SWEEP_EXECUTIONS, Sweeper
 
 ONCE = RetryPolicy(maximum_attempts=1)
 
@@ -56,6 +58,24 @@ def test_a_sweep_is_bounded_and_takes_the_earliest_first() -> None:
     ]
     assert d.step(c.SweepClosed(closed_before_ms=d.now_ms, limit=10)) == 3
     assert d.step(c.SweepClosed(closed_before_ms=d.now_ms, limit=10)) == 0
+
+
+async def test_a_sweep_that_goes_wrong_is_logged_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    namespaces = Namespaces(now_ms=1)
+    namespaces.register("shop", 1)
+    swept: list[str] = []
+
+    async def sweep(namespace: Namespace) -> int:
+        swept.append(namespace.name)
+        raise LookupError("a mistake")
+
+    sweeper = Sweeper(Dispatcher(namespaces, clock=lambda: 1))
+    monkeypatch.setattr(sweeper, "sweep", sweep)
+    with trio.move_on_after(1.5 * LOOK_SECONDS):
+        await sweeper.run()
+    assert swept == ["default", "shop"] * 2
 
 
 async def test_the_sweeper_works_through_a_file_and_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ method that does not exist is a plain 404, as Go's server has it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -124,7 +124,8 @@ class _Routes:
     async def start_task(self, request: Request) -> Response:
         body = await _read_body(request, TaskBody)
         call = self._call(request, body.durability)
-        started = start_task(call, body.workflow_type, requests.payload(body.input, "input"), body)
+        async with call.refusals_kept():
+            started = start_task(call, body.workflow_type, requests.payload(body.input, "input"), body)
         answer = {"workflow_id": started.workflow_id, "run_id": started.run_id, "is_new": started.is_new}
         return _json(answer | {"durability": await call.kept()})
 
@@ -200,6 +201,15 @@ class _HttpCall:
     def changes(self, namespace: Namespace) -> None:
         raise AssertionError("no HTTP route changes a namespace itself")
 
+    @asynccontextmanager
+    async def refusals_kept(self) -> AsyncIterator[None]:
+        """A refusal tells of others' work, such as a workflow id that is in use: it waits for that like any answer."""
+        try:
+            yield
+        except EngineError:
+            await self.kept()
+            raise
+
     async def kept(self) -> str:
         """Wait until the answer may leave, and return the level that is reached then. Raises `StoreError`."""
         if self.durability is not Durability.MEMORY:
@@ -260,11 +270,10 @@ def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> 
 
 def _refused(request: Request, error: Exception) -> Response:
     status = getattr(error, "status", 500)
-    if isinstance(error, LimitReached):
-        request.app.state.namespaces.count_refusal(error)
-        if error.retry_after_ms is not None:
-            body = {"error": str(error), "code": status, "retry_after_ms": error.retry_after_ms}
-            return _json(body, status, {"retry-after": str(-(-error.retry_after_ms // 1000))})
+    request.app.state.namespaces.count_refusal(error)
+    if isinstance(error, LimitReached) and error.retry_after_ms is not None:
+        body = {"error": str(error), "code": status, "retry_after_ms": error.retry_after_ms}
+        return _json(body, status, {"retry-after": str(-(-error.retry_after_ms // 1000))})
     # What was not read of a body would be taken for the next request.
     return _error(status, str(error), {"connection": "close"} if status in (408, 413, 415) else None)
 

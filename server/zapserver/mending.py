@@ -67,7 +67,11 @@ class Mender:
             await trio.sleep(pause)
         self._mending.discard(namespace)
         self._mended[namespace.name] = (trio.current_time(), pause)
-        self._dispatcher.rebuild(namespace)
+        try:
+            self._dispatcher.rebuild(namespace)
+        except Exception:  # it has failed again, which was noticed: the next attempt comes after a pause
+            log.exception("what the store has kept could not be read", namespace=namespace.name)
+            return
         log.info("the store is well again, and its namespace is served", namespace=namespace.name)
 
 

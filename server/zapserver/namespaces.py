@@ -21,6 +21,7 @@ from zapserver.engine.tables import Table
 from zapserver.journal import Fail, Journal, Send, Writer
 from zapserver.limits import NAMESPACES_MAX
 from zapserver.store import Batch, Damaged, Durability, MemoryStore, QueueFull, Store, StoreError
+from zapserver.store.keys import encode_key
 
 R = TypeVar("R")
 
@@ -28,6 +29,7 @@ SYNCED = Durability.SYNCED
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 RETENTION_MS_DEFAULT = 720 * 3_600_000
+RETENTION_MS_FOREVER = 100 * 365 * 24 * 3_600_000
 CLOSED_IN_MEMORY_MAX = 100_000
 """Closed executions of a namespace that is not on a disk; the oldest are forgotten first. About 1 KiB each."""
 ACTIONS_PER_SECOND_DEFAULT = 400
@@ -83,8 +85,8 @@ class Namespace:
         with _collector_paused():
             self.damaged = self.engine.recover(now_ms)
         """What could not be read of the store, and is not served."""
-        about = store.get(Table.META, (_ABOUT,))
-        self.about = About(now_ms) if about is None else msgspec.json.decode(about, type=About)
+        about = self._read_about()
+        self.about = About(now_ms) if about is None else about
         self._keep(SYNCED)
         if about is None:
             self.describe()
@@ -129,11 +131,18 @@ class Namespace:
         self.journal.add(self._about_record(), SYNCED)
 
     def rebuild(self, now_ms: int, live: Iterable[PeerKey]) -> None:
-        """After a failed commit, once the store is well: the engine again, from what was kept."""
-        old = self.engine
-        self.engine = self._new_engine()
-        with _collector_paused():
-            self.damaged = self.engine.recover(now_ms, old=old, live=live)
+        """After a failed commit, once the store is well: the engine again, from what was kept.
+
+        Raises what reading it raised; then the namespace has failed again, and `rebuild` can be tried again.
+        """
+        engine = self._new_engine()
+        try:
+            with _collector_paused():
+                self.damaged = engine.recover(now_ms, old=self.engine, live=live)
+        except Exception as error:
+            self._void(error)
+            raise
+        self.engine = engine
         self._keep(SYNCED)
 
     def _new_engine(self) -> Engine:
@@ -151,6 +160,18 @@ class Namespace:
         if not isinstance(error, StoreError):
             error = StoreError(f"a step of the engine failed: {error!r}: this is a mistake in the server, report it")
         self.journal.void(error)
+
+    def _read_about(self) -> About | None:
+        """What was kept of it. Where that is damaged nothing is deleted before somebody names a retention again."""
+        try:
+            data = self.store.get(Table.META, (_ABOUT,))
+            return None if data is None else msgspec.json.decode(data, type=About)
+        except (Damaged, msgspec.MsgspecError) as error:
+            if isinstance(error, Damaged) and not error.table:  # not a record: the file
+                raise
+            text = f"the description of namespace {self.name!r} is damaged, and its closed executions are kept: {error}"
+            self.damaged.append(Damaged(text, table=Table.META, key=encode_key((_ABOUT,))))
+            return About(created_ms=0, retention_ms=RETENTION_MS_FOREVER)
 
     def _about_record(self) -> Batch:
         batch = Batch()
@@ -233,9 +254,14 @@ class Namespaces:
         limits = self._limits
         if store.durability is Durability.MEMORY and not limits.closed_executions_max:
             limits = msgspec.structs.replace(limits, closed_executions_max=CLOSED_IN_MEMORY_MAX)
-        namespace = self._by_name[name] = Namespace(
-            name, store, writer, limits=limits, now_ms=now_ms, new_id=self._new_id, random=self.random
-        )
+        try:
+            namespace = Namespace(
+                name, store, writer, limits=limits, now_ms=now_ms, new_id=self._new_id, random=self.random
+            )
+        except BaseException:
+            store.close()  # or its lock would keep everybody out, also the next try
+            raise
+        self._by_name[name] = namespace
         self.on_open(namespace)
         return namespace
 
@@ -261,7 +287,11 @@ def _in_memory(name: str) -> tuple[Store, Writer | None]:
     return MemoryStore(Table), None
 
 
+def is_namespace_name(name: str) -> bool:
+    return NAME.fullmatch(name) is not None and name not in (".", "..")
+
+
 def check_namespace_name(name: str) -> None:
     """Names become file names, so no path may hide in them."""
-    if not NAME.fullmatch(name) or name in (".", ".."):
+    if not is_namespace_name(name):
         raise Invalid(f"invalid namespace {name[:80]!r}: 1 to 64 of A-Z a-z 0-9 _ . - and not '.' or '..'")

@@ -35,6 +35,8 @@ class Sweeper:
                     await self.sweep(namespace)
                 except (EngineError, StoreError) as error:
                     log.warning("retention waits", namespace=namespace.name, reason=str(error))
+                except Exception:
+                    log.exception("retention failed", namespace=namespace.name)
             await trio.sleep(LOOK_SECONDS)
 
     async def sweep(self, namespace: Namespace) -> int:

@@ -126,8 +126,9 @@ accepted or rejected with the answer. The answer (0xA2) says what the workflow w
 
     {"v":1,"cmds":[{"kind":"start-timer","id":"0.1","fire_after_ms":1000},{"kind":"complete","result":{"n":1}}]}
 
-An answer is applied as a whole or refused as a whole with 400; a refused one counts as a failed task. `id` names the
-place in the workflow's code; the events that follow from a command carry it as `commandId`. Payloads are JSON values.
+An answer is applied as a whole or refused as a whole, with 400, or 429 past a limit; a refused one counts as a failed
+task. `id` names the place in the workflow's code; the events that follow from a command carry it as `commandId`.
+Payloads are JSON values.
 
 | kind | fields |
 |---|---|

@@ -18,7 +18,7 @@ from zapserver.engine.commands import (
     Subscribe,
     Unsubscribe,
 )
-from zapserver.engine.errors import EngineError, Invalid, NotFound, TooLarge
+from zapserver.engine.errors import EngineError, Invalid, LimitReached, NotFound
 from zapserver.engine.limits import SMALL_PAYLOAD_BYTES_MAX
 from zapserver.requests import (
     AnswerQueryRequest,
@@ -111,8 +111,8 @@ def _workflow_task_completed(open_call: CallOpener, message: bytes) -> bytes:
     call, token, data = _respond(open_call, message)
     try:
         call.step(read_answer(token, data))
-    except (BadBody, Invalid, TooLarge) as error:
-        # It will not get better: a replaying worker has failed its task. One of the Go kind holds on to it.
+    except (BadBody, Invalid, LimitReached) as error:
+        # The same answer would be refused again: a replaying worker has failed its task. One of the Go kind keeps it.
         with contextlib.suppress(EngineError):
             call.step(FailWorkflowTask(token=token, reason=f"its answer was refused: {error}"))
         raise

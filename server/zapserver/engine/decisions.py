@@ -22,10 +22,12 @@ a WORKFLOW_TASK_COMPLETED that says what the worker had seen; then the worker ge
 
 from __future__ import annotations
 
+from collections import Counter
+
 from zapserver.engine import activities, children, executions, matching, updates, wakeups, workflow_timers
 from zapserver.engine import commands as c
 from zapserver.engine.commands import Status, WorkflowCommand, WorkflowCommandKind
-from zapserver.engine.errors import EngineError, Invalid
+from zapserver.engine.errors import EngineError, Invalid, LimitReached
 from zapserver.engine.records import CachedRun, EventType, Execution, WorkflowTask
 from zapserver.engine.retry import RetryPolicy
 from zapserver.engine.state import State
@@ -120,7 +122,7 @@ def _would_overflow(s: State, execution: Execution, commands: tuple[c.TaskComman
 
 
 def check(s: State, execution: Execution, commands: tuple[c.TaskCommand, ...], now_ms: int) -> None:
-    """Raise `Invalid` for an answer of which any part cannot be done. Nothing is changed."""
+    """Raise `Invalid` or `LimitReached` for an answer of which any part cannot be done. Nothing is changed."""
     new_ids: set[str] = set()
     accepted: set[str] = set()
     completed: set[str] = set()
@@ -173,6 +175,36 @@ def check(s: State, execution: Execution, commands: tuple[c.TaskCommand, ...], n
             case c.RecordMarkerCommand():
                 _check_id(s, command.id)
                 check_name("marker name", command.name, s.limits)
+    if new_ids and not _is_end(commands[-1]):
+        _check_room(s, execution, commands)
+
+
+def _check_room(s: State, execution: Execution, commands: tuple[c.TaskCommand, ...]) -> None:
+    """Refuse an answer that leaves its run with more than it may have at a time."""
+    started = Counter(type(command) for command in commands)
+    stopped = {command.id for command in commands if isinstance(command, c.CancelTimerCommand)}
+    running = {*execution.timers, *(command.id for command in commands if isinstance(command, c.StartTimerCommand))}
+    for what, count, most, name in (
+        ("timers that run", len(running - stopped), s.limits.timers_per_execution_max, "timers-per-execution"),
+        (
+            "activities that have not ended",
+            len(execution.open_activities) + started[c.ScheduleActivityCommand],
+            s.limits.pending_activities_max,
+            "pending-activities",
+        ),
+        (
+            "children that have not ended",
+            len(execution.children) + started[c.StartChildCommand],
+            s.limits.pending_children_max,
+            "pending-children",
+        ),
+    ):
+        if count > most:
+            raise LimitReached(
+                f"with this answer {execution.workflow_id!r} would have {count} {what}; at most {most} are allowed:"
+                " wait for some of them first",
+                limit=name,
+            )
 
 
 def _check_new(

@@ -69,14 +69,12 @@ def workflow_task(s: State, execution: Execution) -> list[Waiting]:
         return [_out(execution, task)]
     if execution.task_retry_ms is not None:
         reason = f"its workflow task failed {execution.task_failures} times in a row and backs off"
-        reason += _last_failure(execution)
+        reason += f"; the last time: {execution.task_failure}"
         since_ms, until_ms = task.ready_ms, execution.task_retry_ms
         return [Waiting(what=execution.type, reason=reason, since_ms=since_ms, until_ms=until_ms, attempt=task.attempt)]
     if execution.status is Status.CANCELING and not execution.is_replayed:
         return []  # nobody begins with it; its activities are told to stop
-    reason = s.queues[task.queue].why_waiting(task)
-    if execution.task_failures:
-        reason += f"; its workflow task failed {execution.task_failures} time(s) in a row" + _last_failure(execution)
+    reason = s.queues[task.queue].why_waiting(task) + _failures(execution)
     return [Waiting(what=execution.type, reason=reason, since_ms=task.ready_ms, attempt=task.attempt)]
 
 
@@ -90,6 +88,7 @@ def _out(execution: Execution, task: WorkflowTask) -> Waiting:
         until_ms = execution.task_due_by_ms()
     if execution.status is Status.CANCELING:
         reason += " and was asked to end it"
+    reason += _failures(execution)
     return Waiting(
         what=execution.type,
         reason=reason,
@@ -100,8 +99,11 @@ def _out(execution: Execution, task: WorkflowTask) -> Waiting:
     )
 
 
-def _last_failure(execution: Execution) -> str:
-    return f"; the last time: {execution.task_failure}"
+def _failures(execution: Execution) -> str:
+    if not execution.task_failures:
+        return ""
+    text = f"; its workflow task failed {execution.task_failures} time(s) in a row"
+    return f"{text}; the last time: {execution.task_failure}"
 
 
 def nothing_pending(execution: Execution) -> Waiting:

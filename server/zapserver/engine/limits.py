@@ -109,6 +109,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         int, limit("activities of an execution", "A workflow that fans out wider is better split into children.")
     ] = 2_000
 
+    pending_children_max: Annotated[
+        int, limit("children of an execution", "They stand in its record, which is written again with every change.")
+    ] = 2_000
+
     signals_per_execution_max: Annotated[
         int, limit("signals of an execution", "A workflow that lives on signals is to continue as a new run in time.")
     ] = 10_000

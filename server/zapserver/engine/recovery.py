@@ -61,8 +61,7 @@ def load(s: State) -> list[Damaged]:
     Tasks that somebody holds, as far as the records know, stay held: `adopt` or `put_in_line` comes next.
     """
     damaged: list[Damaged] = []
-    next_number = s.reader.get(Table.META, (NEXT_NUMBER,))
-    s.next_number = s.numbers_reserved = 1 if next_number is None else decode_number(next_number)
+    s.next_number = s.numbers_reserved = _next_number(s, damaged)
     for key, data in s.reader.scan(Table.SCHEDULES, damaged=damaged):
         with _noting(damaged, Table.SCHEDULES, key):
             schedule = decode_schedule(data)
@@ -89,6 +88,22 @@ def load(s: State) -> list[Damaged]:
         s.closed_count = s.reader.count(Table.CLOSED)
     s.dead_count = s.reader.count(Table.DEAD)
     return damaged + broken
+
+
+def _next_number(s: State, damaged: list[Damaged]) -> int:
+    """Where that is damaged: past every execution that there is, for each of them has a history."""
+    try:
+        data = s.reader.get(Table.META, (NEXT_NUMBER,))
+        return 1 if data is None else decode_number(data)
+    except (Damaged, msgspec.MsgspecError) as error:
+        if isinstance(error, Damaged) and not error.table:  # not a record: the file
+            raise
+        text = f"the next number of an execution is damaged, and is made again: {error}"
+        damaged.append(Damaged(text, table=Table.META, key=encode_key((NEXT_NUMBER,))))
+    unreadable: list[Damaged] = []
+    keys = [key for key, _ in s.reader.scan(Table.HISTORY, reverse=True, limit=1, damaged=unreadable)]
+    keys += [decode_key(each.key) for each in unreadable]
+    return max((_number(key) for key in keys), default=0) + 1
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zapserver.engine.errors import Invalid
-from zapserver.namespaces import NAME, check_namespace_name
+from zapserver.namespaces import NAME, check_namespace_name, is_namespace_name
 
 ROOT_ORG_FOLDER = "_"
 """Of the org without a name; so no org may have this name."""
@@ -23,8 +23,9 @@ def store_path(data: Path, org: str, namespace: str) -> Path:
 
 
 def stored_namespaces(data: Path, org: str) -> list[str]:
-    """The namespaces of an org that have a file, sorted."""
+    """The namespaces of an org that have a file, sorted. What else lies there is none of ours."""
     folder = store_path(data, org, "any").parent
     if not folder.is_dir():
         return []
-    return sorted(path.name.removesuffix(".db") for path in folder.iterdir() if path.name.endswith(".db"))
+    files = (path.name for path in folder.iterdir() if path.name.endswith(".db") and not path.is_dir())
+    return sorted(name for name in (file.removesuffix(".db") for file in files) if is_namespace_name(name))

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from zapserver.store import maintenance
 from zapserver.store.connecting import connect, translated, translated_os_error
-from zapserver.store.errors import Closed, Damaged, Fenced
+from zapserver.store.errors import Closed, Damaged, Fenced, Unavailable
 from zapserver.store.folders import make_folder
 from zapserver.store.interface import Batch, Durability, check_table
 from zapserver.store.keys import Key, decode_key, encode_key, key_range
@@ -167,6 +167,7 @@ class SqliteStore(_SqliteReader):
             writing.execute("PRAGMA synchronous = FULL")
             migrate(writing, str(path))
             self._writing = writing
+            self._file = _identity(path)
             super().__init__(path, tables, self._opened(path))
             self._level = Durability.SYNCED
             self._epoch = self._take_epoch()
@@ -285,6 +286,11 @@ class SqliteStore(_SqliteReader):
             newest = self._newest_epoch()
             if newest != self._epoch:
                 raise Fenced(str(self.path), self._epoch, newest)
+            if _identity(self.path) != self._file:
+                raise Unavailable(
+                    f"{self.path}: the file was removed, or another is in its place: what is written to it now is lost"
+                    " with this process; put it back, and the server goes on by itself, or start the server again"
+                )
             yield
             self._writing.execute("COMMIT")
         except BaseException as error:
@@ -298,6 +304,15 @@ class SqliteStore(_SqliteReader):
         """End a transaction that failed, unless SQLite has done so, as it does when the disk is full."""
         if self._writing.in_transaction:
             self._writing.execute("ROLLBACK")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file has this name; None for none. A microsecond, in commits of some hundred."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _in_statements(items: list[T], statements: list[tuple[int, str]]) -> Iterator[tuple[str, list[T]]]:
