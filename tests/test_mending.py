@@ -95,6 +95,24 @@ async def test_what_cannot_be_read_after_the_store_took_a_commit_is_tried_again_
         assert rebuilder.rebuilt == [began, began + 0.1]
 
 
+async def test_nobody_reaches_a_store_that_is_well_before_its_engine_is_built_again(
+    autojump_clock: MockClock,
+) -> None:
+    """An engine that is ahead of a commit that failed would answer for what was never kept."""
+    async with mender() as (rebuilder, namespace):
+        seen: list[int] = []
+        ask = namespace.journal.recover
+
+        def recover(on_done: Callable[[StoreError | None], None]) -> None:
+            ask(on_done)
+            seen.append(len(rebuilder.rebuilt))
+
+        namespace.journal.recover = recover
+        rebuilder.on_store_failure(namespace)
+        await trio.sleep(1)
+        assert seen == [1]
+
+
 async def test_a_failure_long_after_the_last_one_is_a_new_one(autojump_clock: MockClock) -> None:
     async with mender() as (rebuilder, namespace):
         for _ in range(3):

@@ -163,6 +163,25 @@ def test_a_failed_commit_leaves_nothing_and_the_next_one_works(
     store.close()
 
 
+def test_each_recovery_writes_to_the_disk(path: Path) -> None:
+    """One that writes nothing would find a disk well that takes nothing, and leave a failed commit in the log."""
+    store = SqliteStore(path, Table)
+    log = path.with_name(f"{path.name}-wal")
+    for number in range(1, 4):
+        before = store.epoch
+        contents = log.read_bytes()
+        store.recover()
+        assert log.read_bytes() != contents
+        assert store.epoch > before
+        store.commit(batch_of(number))
+    epoch = store.epoch
+    store.close()
+    again = SqliteStore(path, Table)
+    assert again.epoch > epoch
+    assert kept(again) == [1, 2, 3]
+    again.close()
+
+
 def test_a_transaction_that_could_not_be_rolled_back_is_ended_by_the_next_one(path: Path) -> None:
     disk = Disk()
     store = SqliteStore(path, Table, connect=disk.connect)

@@ -140,7 +140,10 @@ class Journal:
         self.on_failure()
 
     def recover(self, on_done: Callable[[StoreError | None], None]) -> None:
-        """Ask the store whether it commits again; if so, `failure` is None when `on_done` gets None."""
+        """Ask the store whether it commits again; if so, `failure` is None when `on_done` gets None.
+
+        Then `on_done` has to build the engine again before it returns: the one that is there knows what was never kept.
+        """
 
         def settled(error: StoreError | None) -> None:
             if error is None:

@@ -59,12 +59,29 @@ class Mender:
             await trio.sleep(pause)
         else:
             pause = 0.0
-        while (error := await _recover(namespace)) is not None:
+        while (error := await self._attempt(namespace, pause)) is not None:
             if type(error) is not type(failure):
                 failure = error
                 log.error("the store still takes nothing", namespace=namespace.name, reason=str(error))
             pause = _longer(pause)
             await trio.sleep(pause)
+
+    async def _attempt(self, namespace: Namespace, pause: float) -> StoreError | None:
+        """Ask the store; if it commits again, its namespace is served again before anybody else can reach it."""
+        outcome: list[StoreError | None] = []
+        done = trio.Event()
+
+        def settle(error: StoreError | None) -> None:
+            if error is None:
+                self._serve_again(namespace, pause)
+            outcome.append(error)
+            done.set()
+
+        namespace.journal.recover(settle)
+        await done.wait()
+        return outcome[0]
+
+    def _serve_again(self, namespace: Namespace, pause: float) -> None:
         self._mending.discard(namespace)
         self._mended[namespace.name] = (trio.current_time(), pause)
         try:
@@ -77,16 +94,3 @@ class Mender:
 
 def _longer(pause: float) -> float:
     return min(max(2 * pause, RETRY_SECONDS_MIN), RETRY_SECONDS_MAX)
-
-
-async def _recover(namespace: Namespace) -> StoreError | None:
-    outcome: list[StoreError | None] = []
-    done = trio.Event()
-
-    def settle(error: StoreError | None) -> None:
-        outcome.append(error)
-        done.set()
-
-    namespace.journal.recover(settle)
-    await done.wait()
-    return outcome[0]

@@ -97,7 +97,7 @@ class Store(Reader, Protocol):
 
     @property
     def epoch(self) -> int:
-        """Grows with every opening; a commit of an owner with an older one raises `Fenced`."""
+        """Grows with every opening and may with `recover`; a commit of an owner with an older one raises `Fenced`."""
 
     @property
     def durability(self) -> Durability:

@@ -207,12 +207,15 @@ class SqliteStore(_SqliteReader):
                     self._writing.execute(statement, (name, *some))
 
     def recover(self) -> None:
-        """As `Store.recover`: a synced commit of nothing but the epoch.
+        """As `Store.recover`: a synced commit of nothing but the next epoch.
 
-        It is written where the failed one began in the log, so no crash can bring that one back.
+        It is written where the failed one began in the log, so no crash can bring that one back. The epoch has to be
+        another one: SQLite writes no page that does not change, and a disk that takes nothing would pass for well.
         """
+        epoch = self._epoch + 1
         with self._transaction(Durability.SYNCED):
-            self._writing.execute("UPDATE owner SET epoch = ?", (self._epoch,))
+            self._writing.execute("UPDATE owner SET epoch = ?", (epoch,))
+        self._epoch = epoch
 
     @contextmanager
     def snapshot(self) -> Iterator[_SqliteReader]:
