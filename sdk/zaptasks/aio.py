@@ -7,8 +7,8 @@
             handle = await client.now("email.send", {"to": "ada@example.org"})
             print(await handle.result())
 
-Connections live on one trio loop in a thread of its own, which all clients and workers of the process share. A call hops there
-and back once. Handlers that are `async def` run on the asyncio loop that opened their worker, the others in threads.
+Connections live on one trio loop in a thread of its own, which all clients and workers of the process share. A call
+hops there and back once. `async def` handlers run on the asyncio loop that opened their worker, the others in threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import signal
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from zapwire.client_link import Backoff
 
@@ -181,17 +181,38 @@ async def open_worker(
         yield Worker(block, inner, loop)
 
 
-async def run_worker(client: AsyncClient, task_queue: str = "default", **options: Any) -> None:
-    """Serve a task queue until SIGTERM or SIGINT, then drain and return; takes what `open_worker` takes.
+async def run_worker(
+    client: AsyncClient,
+    task_queue: str = "default",
+    *,
+    tasks: Handlers = (),
+    activities: Handlers = (),
+    workflows: Handlers = (),
+    slots: int = SLOTS,
+    max_threads: int = MAX_THREADS,
+    identity: str = "",
+    shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
+) -> None:
+    """Serve a task queue until SIGTERM or SIGINT, then drain and return. Only on the main thread's loop.
 
-    Only on the main thread's loop. A second signal ends the draining: what still runs is handed back at once.
+    A second signal ends the draining: what still runs is handed back at once.
     """
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
     try:
-        async with open_worker(client, task_queue, **options) as worker:
+        async with open_worker(
+            client,
+            task_queue,
+            tasks=tasks,
+            activities=activities,
+            workflows=workflows,
+            slots=slots,
+            max_threads=max_threads,
+            identity=identity,
+            shutdown_timeout=shutdown_timeout,
+        ) as worker:
             first = await signals.get()
             log.info("%s: taking no more work; %d tasks run", first.name, worker.running)
             draining = asyncio.ensure_future(worker.drain())

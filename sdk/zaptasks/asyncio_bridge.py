@@ -86,6 +86,7 @@ async def hold(manager: AbstractAsyncContextManager[T]) -> AsyncIterator[tuple[B
     loop = asyncio.get_running_loop()
     owner = asyncio.current_task()
     assert owner is not None, "it runs in a task"
+    owner_ref = weakref.ref(owner)  # the trio thread must not keep a loop's tasks, with all they hold
     opened: Reply[T] = Reply(loop)
     ended: Reply[None] = Reply(loop)
     block = Block(manager, opened, ended, copy_context())
@@ -97,8 +98,9 @@ async def hold(manager: AbstractAsyncContextManager[T]) -> AsyncIterator[tuple[B
 
     def break_off(_: asyncio.Future[None]) -> None:
         nonlocal is_broken
-        is_broken = True
-        owner.cancel()
+        task = owner_ref()
+        if task is not None:
+            is_broken = task.cancel()
 
     error: BaseException | None = None
     try:
@@ -199,7 +201,7 @@ class _HandlerTask:
             # Nobody asked for it here. If the program ends, its worker is about to be canceled too.
             await trio.sleep(SHUTDOWN_SECONDS)
             raise asyncio.CancelledError("the handler canceled itself")
-        self._tell(self._cancel, current_task().cancel_reason)
+        self._tell(self._cancel, current_task().cancel_reason or "the worker was canceled")
         with trio.CancelScope(shield=True, relative_deadline=CLEANUP_SECONDS_MAX):
             await self._ended.wait()
         if not self._ended.is_set():
