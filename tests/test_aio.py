@@ -199,6 +199,27 @@ def test_nobody_there_is_an_error_of_the_opening() -> None:
     run(main())
 
 
+def test_the_wrong_loop_is_named_with_the_right_door(server: RunningServer) -> None:
+    async def trio_client() -> None:
+        async with zaptasks.open_client(server.zap):
+            raise AssertionError("the block must not be entered")
+
+    async def asyncio_client() -> None:
+        async with aio.open_client(server.zap):
+            raise AssertionError("the block must not be entered")
+
+    async def trio_worker() -> None:
+        async with aio.open_client(server.zap) as client, zaptasks.open_worker(client, tasks={"x": print}):
+            raise AssertionError("the block must not be entered")
+
+    with pytest.raises(RuntimeError, match=r"under asyncio use zaptasks\.aio\.open_client"):
+        run(trio_client())
+    with pytest.raises(RuntimeError, match=r"under asyncio use zaptasks\.aio\.open_worker"):
+        run(trio_worker())
+    with pytest.raises(RuntimeError, match=r"under trio use zaptasks\.open_client"):
+        trio.run(asyncio_client)
+
+
 # --- handlers -----------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ PAGES = {
     "README.md": ROOT / "README.md",
     "client.md": ROOT / "docs/client.md",
     "worker.md": ROOT / "docs/worker.md",
+    "asyncio.md": ROOT / "docs/asyncio.md",
     "schedules.md": ROOT / "docs/schedules.md",
 }
 _PROGRAM = re.compile(r"```python\n(?P<program>.*?)```\n(?:```text\n(?P<output>.*?)```)?", re.DOTALL)

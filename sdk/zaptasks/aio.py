@@ -25,7 +25,7 @@ from zapwire.client_link import Backoff
 
 from . import client as trio_client
 from . import worker as trio_worker
-from .asyncio_bridge import call, hold, on_asyncio
+from .asyncio_bridge import call, hold, on_asyncio, running_loop
 from .client import AsyncClient
 from .handlers import Function, Handlers, Kind
 from .options import Seconds
@@ -165,7 +165,7 @@ async def open_worker(
     A cancel by the server, and the end of the worker, cancel a handler's asyncio task: `str(error)` of the
     `CancelledError` and `current_task().cancel_reason` say why. It may clean up for 30 seconds.
     """
-    loop = asyncio.get_running_loop()
+    loop = running_loop()
     manager = trio_worker.open_worker(
         client,
         task_queue,
@@ -197,7 +197,7 @@ async def run_worker(
 
     A second signal ends the draining: what still runs is handed back at once.
     """
-    loop = asyncio.get_running_loop()
+    loop = running_loop()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)

@@ -62,12 +62,23 @@ class Reply(Generic[T]):
             self.future.set_exception(error)
 
 
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The asyncio loop that runs here. Raises `RuntimeError` where none does."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "zaptasks.aio runs under asyncio, and this is not asyncio: under trio use zaptasks.open_client and"
+            " zaptasks.open_worker, elsewhere zaptasks.Client"
+        ) from None
+
+
 async def call(block: Block[Any], method: Callable[..., Awaitable[T]], *args: object) -> T:
     """Run `method(*args)` on the trio thread, from any asyncio loop; what it raises comes through as it is.
 
     A cancel is passed on and not waited for; the call is canceled before any later one begins.
     """
-    reply: Reply[T] = Reply(asyncio.get_running_loop())
+    reply: Reply[T] = Reply(running_loop())
     running = block.call(reply, method, *args)
     try:
         return await reply.future
@@ -83,7 +94,7 @@ async def hold(manager: AbstractAsyncContextManager[T]) -> AsyncIterator[tuple[B
     A cancel or an error in the asyncio block cancels the trio block; both wait for its end. If the trio block ends by
     an error of its own, the asyncio block is canceled and raises that error.
     """
-    loop = asyncio.get_running_loop()
+    loop = running_loop()
     owner = asyncio.current_task()
     assert owner is not None, "it runs in a task"
     owner_ref = weakref.ref(owner)  # the trio thread must not keep a loop's tasks, with all they hold

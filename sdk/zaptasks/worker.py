@@ -30,7 +30,7 @@ from zapwire.link_handler import RefusingHandler
 from zapwire.opcodes import Op
 
 from .attempt import Attempt
-from .client import AsyncClient
+from .client import AsyncClient, require_trio
 from .connector import SDK_NAME, VERSION
 from .deliveries import (
     ActivityCancel,
@@ -401,6 +401,7 @@ async def open_worker(
     the server, which gives it to another worker and charges no attempt. A thread cannot be canceled: it is left
     behind, and may do its work a second time.
     """
+    require_trio("open_worker")
     with unwrapped():
         async with trio.open_nursery() as nursery:
             worker = Worker(
