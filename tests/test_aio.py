@@ -544,6 +544,24 @@ def test_loops_in_several_threads_share_one_trio_thread(server: RunningServer) -
     assert counts == [1, 1]
 
 
+def test_many_loops_come_and_go_at_once(server: RunningServer) -> None:
+    async def ask() -> str:
+        async with aio.open_client(server.zap) as client:
+            return (await client.health()).status
+
+    def again_and_again() -> None:
+        for _ in range(10):
+            answers.append(run(ask()))
+
+    answers: list[str] = []
+    threads = [threading.Thread(target=again_and_again) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert answers == ["ok"] * 60
+
+
 def test_one_client_serves_loops_in_other_threads(server: RunningServer) -> None:
     async def main() -> None:
         async with aio.open_client(server.zap) as client:

@@ -218,7 +218,7 @@ class Call:
     def _start(self) -> None:
         if self._block._calls is None:
             self._answer.set_exception(ClientClosed("the client was closed"))
-        elif not self._scope.cancel_called:
+        else:
             self._block._calls.start_soon(self._run)
 
     async def _run(self) -> None:
