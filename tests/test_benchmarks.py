@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from benchmarks.__main__ import main, plan
 from benchmarks.floors import Figures, figures
+from benchmarks.loops import compare
 
 
 @pytest.mark.slow
@@ -39,3 +40,11 @@ def test_every_measurement_runs_and_is_written_down(tmp_path: Path, monkeypatch:
 def test_figures_are_the_median_the_99th_percentile_and_the_rate() -> None:
     durations = [float(number) for number in range(1, 1001)]
     assert figures("x", durations[::-1], 0.5) == Figures("x", 1000, 501e6, 991e6, 2000.0)
+
+
+@pytest.mark.slow
+def test_calls_from_every_kind_of_loop_are_compared() -> None:
+    rows = {row.name: row for row in compare(1)}
+    assert len(rows) == 5
+    assert all(row.p50_us > 0 and row.rate > 0 for row in rows.values())
+    assert rows["health from asyncio"].calls == rows["health from trio"].calls == rows["health from a thread"].calls

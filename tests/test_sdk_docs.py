@@ -17,6 +17,7 @@ PAGES = {
     "client.md": ROOT / "docs/client.md",
     "worker.md": ROOT / "docs/worker.md",
     "data.md": ROOT / "docs/data.md",
+    "asyncio.md": ROOT / "docs/asyncio.md",
     "schedules.md": ROOT / "docs/schedules.md",
 }
 _PROGRAM = re.compile(r"```python\n(?P<program>.*?)```\n(?:```text\n(?P<output>.*?)```)?", re.DOTALL)

@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import threading
+from contextlib import suppress
 
 import pytest
 import trio
@@ -109,6 +110,38 @@ async def test_what_does_not_finish_in_time_is_handed_back_unharmed_to_the_next_
         async with open_worker(client, tasks={"x": take_over}):
             # The only attempt of the policy was not charged; the number of the attempt still grows, as a fence.
             assert await handle.result() == [2, [] if in_thread else ["half"]]
+
+
+@pytest.mark.parametrize("end", ["cancel", "error"])
+async def test_a_canceled_worker_unsubscribes_before_it_hands_back_and_tells_its_handlers_why(end: str) -> None:
+    """Else the server gives the task back to the same worker, and charges the attempt when its connection ends."""
+    started = trio.Event()
+    reasons: list[str] = []
+
+    async def hang() -> None:
+        started.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            reasons.append(current_task().cancel_reason)
+
+    async def canceled(fake: FakeServer) -> None:
+        with trio.CancelScope() as scope:
+            async with at_fake(fake, tasks=[hang]) as worker:
+                fake.deliver("hang")
+                await started.wait()
+                reasons.append(f"the worker {worker.identity} shuts down")
+                if end == "error":
+                    raise LookupError
+                scope.cancel()
+                await trio.sleep_forever()
+
+    async with open_fake_server() as fake:
+        with suppress(LookupError):
+            await canceled(fake)
+        leaving = (Op.UNSUBSCRIBE_TASKS, Op.HAND_BACK_TASK)
+        assert tuple(call.opcode for call in fake.calls if call.opcode in leaving) == leaving
+        assert reasons[1:] == reasons[:1]
 
 
 async def test_a_block_that_raises_hands_back_at_once() -> None:

@@ -3,11 +3,13 @@
 client = zaptasks.Client(zap="127.0.0.1:9999")           # any application; blocking
 async with zaptasks.open_client("127.0.0.1:9999") as c:  # trio
 async with zaptasks.open_worker(c, tasks=[send]):        # runs the handlers
+async with zaptasks.aio.open_client(...), zaptasks.aio.open_worker(...)  # the same two for asyncio
 """
 
 from zapwire.errors import CallFailed, ConnectionLost, LocalProtocolError, NotSent, OutcomeUnknown, ZapError
 from zapwire.failure import Failure
 
+from . import aio
 from .blocking import Client, default, set_default
 from .client import AsyncClient, open_client
 from .codecs import Codec, Compression, Encryption
@@ -111,6 +113,7 @@ __all__ = [
     "ZapError",
     "__version__",
     "activity",
+    "aio",
     "current_task",
     "default",
     "open_client",

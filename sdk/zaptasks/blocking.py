@@ -18,12 +18,9 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, Self, TypeVar
-
-import trio
 
 from zapwire.errors import NotSent
 
@@ -36,6 +33,7 @@ from .local import DefaultHandler, LocalEngine
 from .options import Durability, RetryPolicy, Seconds, asked, to_seconds
 from .spec import parse_spec
 from .task_request import TaskRequest
+from .trio_thread import Block, TrioThread
 
 log = logging.getLogger("zaptasks.client")
 
@@ -258,17 +256,28 @@ class _Parts:
 
 
 class _Loop:
-    """A thread with a trio loop that holds a `FallbackClient`."""
+    """A trio loop in a thread of the client's own, that holds a `FallbackClient`."""
 
     def __init__(self, settings: _Settings, local: LocalEngine | None) -> None:
-        self._settings = settings
-        self._local = local
-        self._started: Future[trio.lowlevel.TrioToken] = Future()
-        self._leave = trio.Event()
-        self._calls: trio.Nursery | None = None  # None before the beginning and after the end
-        self._thread = threading.Thread(target=self._main, name="zaptasks-client", daemon=True)
-        self._thread.start()
-        self._token = self._started.result()
+        manager = open_fallback_client(
+            zap=settings.zap,
+            url=settings.url,
+            local=local,
+            namespace=settings.namespace,
+            task_queue=settings.task_queue,
+            timeout=settings.timeout,
+            identity=settings.identity,
+            ssl_context=settings.ssl_context,
+            shutdown_timeout=settings.shutdown_timeout,
+            converter=settings.converter,
+        )
+        opened: Future[FallbackClient] = Future()
+        ended: Future[None] = Future()
+        ended.add_done_callback(_log_end)
+        self._thread = TrioThread("zaptasks-client")
+        self._block = Block(manager, opened, ended)
+        self._block.enter(self._thread)
+        self._client = opened.result()
 
     def call(self, method: Callable[..., Awaitable[T]], *args: object) -> T:
         """Run a method of the client on the loop and wait for what it returns or raises.
@@ -276,77 +285,28 @@ class _Loop:
         Not `trio.from_thread.run`: that one refuses to be called from another trio loop, where blocking is the
         caller's choice.
         """
-        if threading.get_ident() == self._thread.ident:
+        if self._thread.is_current:
             raise RuntimeError(
                 "a blocking call from the client's own loop would wait for itself: in an `async def` function that this"
                 " client runs, call it with trio.to_thread.run_sync, or make the function a plain `def`"
             )
         answer: Future[T] = Future()
-        try:
-            self._token.run_sync_soon(self._start, answer, method, args)
-        except trio.RunFinishedError:
-            raise ClientClosed("the client was stopped") from None
+        self._block.call(answer, method, self._client, *args)
         return answer.result()
-
-    def _start(self, answer: Future[T], method: Callable[..., Awaitable[T]], args: tuple[object, ...]) -> None:
-        if self._calls is None:
-            answer.set_exception(ClientClosed("the client was stopped"))
-        else:
-            self._calls.start_soon(self._answer, answer, method, args)
-
-    async def _answer(self, answer: Future[T], method: Callable[..., Awaitable[T]], args: tuple[object, ...]) -> None:
-        try:
-            answer.set_result(await method(self._client, *args))
-        except trio.Cancelled:
-            answer.set_exception(ClientClosed("the client was stopped while this call waited"))
-            raise
-        except Exception as error:
-            answer.set_exception(error)
-
-    def _main(self) -> None:
-        try:
-            trio.run(self._run)
-        except BaseException as error:
-            if not self._started.done():
-                self._started.set_exception(error)
-            else:
-                log.error("the client's loop has ended: %r", error, exc_info=error)
-
-    async def _run(self) -> None:
-        settings = self._settings
-        async with (
-            open_fallback_client(
-                zap=settings.zap,
-                url=settings.url,
-                local=self._local,
-                namespace=settings.namespace,
-                task_queue=settings.task_queue,
-                timeout=settings.timeout,
-                identity=settings.identity,
-                ssl_context=settings.ssl_context,
-                shutdown_timeout=settings.shutdown_timeout,
-                converter=settings.converter,
-            ) as self._client,
-            trio.open_nursery() as self._calls,
-        ):
-            try:
-                self._started.set_result(trio.lowlevel.current_trio_token())
-                await self._leave.wait()
-            finally:
-                self._calls.cancel_scope.cancel()
-                self._calls = None
 
     def leave(self) -> None:
         """Have the loop end, in its own time."""
-        with suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._leave.set)
+        self._block.leave()
 
     def join(self, timeout: float) -> None:
         """Wait for the end, unless this is the loop's own thread."""
-        if threading.get_ident() != self._thread.ident:
-            self._thread.join(timeout)
-            if self._thread.is_alive():
-                log.warning("the client's thread did not end within %g s; it is left behind", timeout)
+        self._thread.join(timeout)
+
+
+def _log_end(ended: Future[None]) -> None:
+    error = ended.exception()
+    if error is not None:
+        log.error("the client's loop has ended: %r", error, exc_info=error)
 
 
 # --- the client of the process ------------------------------------------------------------------------

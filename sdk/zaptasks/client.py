@@ -536,6 +536,7 @@ class AsyncClient:
     async def _repeatedly(
         self, attempt: Callable[[float | None], Awaitable[T]], timeout: float | None, repeat: bool
     ) -> T:
+        """Every call goes through here: the client for asyncio replaces it, and nothing else."""
         deadline = math.inf if timeout is None else trio.current_time() + timeout
         lost: ConnectionLost | None = None
         while True:
@@ -588,6 +589,7 @@ async def open_client(
     seconds = to_seconds(timeout, "timeout")
     if not seconds:
         raise ValueError(f"timeout is {timeout!r}: a call needs more than 0 seconds")
+    require_trio("open_client")
     with unwrapped():
         connections = ConnectionCount()
         async with connector.open(on_connected=connections.add) as link:
@@ -601,6 +603,16 @@ async def open_client(
                 yield client
             finally:
                 client._is_closed = True
+
+
+def require_trio(name: str) -> None:
+    """Raise `RuntimeError` where trio does not run."""
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        raise RuntimeError(
+            f"zaptasks.{name} runs under trio, and this is not trio: under asyncio use zaptasks.aio.{name}"
+        ) from None
 
 
 def _actions(remaining: int) -> int:

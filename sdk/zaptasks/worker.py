@@ -30,7 +30,7 @@ from zapwire.link_handler import RefusingHandler
 from zapwire.opcodes import Op
 
 from .attempt import Attempt
-from .client import AsyncClient
+from .client import AsyncClient, require_trio
 from .connector import SDK_NAME, VERSION
 from .deliveries import (
     ActivityCancel,
@@ -52,6 +52,10 @@ log = logging.getLogger("zaptasks.worker")
 SLOTS: Final = 100
 MAX_THREADS: Final = 40
 SHUTDOWN_SECONDS: Final = 30.0
+
+UNSUBSCRIBE_SECONDS_MAX: Final = 1.0
+"""How long a worker that is canceled waits for the end of its subscriptions, before it hands back what runs. Without
+that the server would deliver it again to this worker, and charge the attempt when the connection ends."""
 
 HAND_BACK_SECONDS_MAX: Final = 5.0
 """How long a worker that leaves gives its canceled handlers to clean up, and the server to take tasks back."""
@@ -109,14 +113,12 @@ class Worker(RefusingHandler):
         max_threads: int,
         identity: str,
         shutdown_timeout: Seconds,
-        nursery: trio.Nursery,
     ) -> None:
         if slots < 1 or max_threads < 1:
             raise ValueError(f"slots={slots}, max_threads={max_threads}: both must be at least 1")
         self.task_queue: Final = check_name(task_queue, Kind.TASK)
         self.identity: Final = identity or client.identity
         self._client = client
-        self._nursery = nursery
         self._shutdown_seconds = to_seconds(shutdown_timeout, "shutdown_timeout")
         self._slots = slots
         self._threads = min(slots, max_threads)
@@ -133,6 +135,7 @@ class Worker(RefusingHandler):
         self._line: Line | None = None
         self._is_draining = False
         self._leaving = trio.Event()
+        self._nursery: trio.Nursery  # where handlers run; opened with the connection
 
     def _plan(self, workflows: dict[str, Handler]) -> None:
         """One subscription for each bound, with the types that it holds for."""
@@ -158,14 +161,17 @@ class Worker(RefusingHandler):
         return self._line is not None
 
     async def _hold_connection(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """The worker's connection. Shielded: a worker that is canceled hands back first what it holds.
+        """The worker's connection, and what runs over it. Shielded: a worker that is canceled unsubscribes first, and
+        then cancels its handlers with a reason and hands back what they held.
 
         What ends the shield is `_leaving`, which `open_worker` sets after at most `HAND_BACK_SECONDS_MAX`.
         """
         with trio.CancelScope(shield=True):
-            async with self._client.connector.open(self):
-                task_status.started()
-                await self._leaving.wait()
+            async with trio.open_nursery() as self._nursery:
+                async with self._client.connector.open(self):
+                    task_status.started()
+                    await self._leaving.wait()
+                self._nursery.cancel_scope.cancel()
 
     # --- subscribing -----------------------------------------------------------------------------------
 
@@ -250,6 +256,7 @@ class Worker(RefusingHandler):
             return
         match delivery:
             case ActivityDelivery() | WorkflowDelivery() if self._is_draining:
+                self._running += 1
                 self._nursery.start_soon(self._return_unstarted, delivery.task_token, line)
             case ActivityDelivery() | WorkflowDelivery() if self._runs_already(delivery.task_token):
                 log.error("the server delivered task %r twice; the second one is ignored", delivery.task_token)
@@ -322,13 +329,16 @@ class Worker(RefusingHandler):
             return
         self._is_draining = True
         with trio.move_on_after(self._shutdown_seconds) as scope:
-            async with trio.open_nursery() as nursery:
-                for subscription in self._subscriptions:
-                    nursery.start_soon(self._unsubscribe, subscription)
+            await self._unsubscribe_all()
             while self._running:
                 await self._idle.wait()
         if scope.cancelled_caught:
             log.warning("%d tasks still run after %g s: they are handed back", self._running, self._shutdown_seconds)
+
+    async def _unsubscribe_all(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for subscription in self._subscriptions:
+                nursery.start_soon(self._unsubscribe, subscription)
 
     async def _unsubscribe(self, subscription: _Subscription) -> None:
         line = self._line
@@ -336,6 +346,7 @@ class Worker(RefusingHandler):
             return
         try:
             await line.call(Op.UNSUBSCRIBE_TASKS, {"subscription_id": subscription.id})
+            subscription.id = ""
         except ConnectionLost:
             pass  # the end of a connection ends its subscriptions
         except ZapError as error:
@@ -344,6 +355,8 @@ class Worker(RefusingHandler):
     async def _hand_back(self) -> None:
         """Cancel what runs and return it to the server."""
         self._is_draining = True
+        with trio.move_on_after(UNSUBSCRIBE_SECONDS_MAX):
+            await self._unsubscribe_all()
         reason = f"the worker {self.identity} shuts down"
         for attempt in self._attempts.values():
             attempt.hand_back(reason)
@@ -357,6 +370,8 @@ class Worker(RefusingHandler):
             await line.respond(Op.HAND_BACK_TASK, token, f"the worker {self.identity} shuts down".encode())
         except ZapError as error:
             log.info("a task that came while leaving could not be handed back: %s", error)
+        finally:
+            self._ended()
 
 
 @asynccontextmanager
@@ -375,7 +390,7 @@ async def open_worker(
     """Serve a task queue of the client's namespace for the length of an `async with` block.
 
     The block is entered once the server has taken the subscriptions, however long it takes to reach one; a
-    subscription that it refuses raises `CallFailed`. Handlers run in this block's nursery.
+    subscription that it refuses raises `CallFailed`.
 
     `tasks` and `activities` are functions, or names with their functions; both are served under the types that they
     name and no other. A task handler is called with the payload (or nothing, if it takes nothing), an activity with
@@ -387,6 +402,7 @@ async def open_worker(
     the server, which gives it to another worker and charges no attempt. A thread cannot be canceled: it is left
     behind, and may do its work a second time.
     """
+    require_trio("open_worker")
     with unwrapped():
         async with trio.open_nursery() as nursery:
             worker = Worker(
@@ -399,7 +415,6 @@ async def open_worker(
                 max_threads=max_threads,
                 identity=identity,
                 shutdown_timeout=shutdown_timeout,
-                nursery=nursery,
             )
             await nursery.start(worker._hold_connection)
             try:
@@ -412,7 +427,6 @@ async def open_worker(
                         await worker._hand_back()
                 finally:
                     worker._leaving.set()
-            nursery.cancel_scope.cancel()
 
 
 async def run_worker(
