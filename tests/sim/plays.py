@@ -257,8 +257,8 @@ class _Play:
 def draw_plan(world: World, others: list[str], *, depth: int = 0) -> list[list[Any]]:
     """Some steps. `others` are workflows that it may signal or cancel."""
     plan = [_draw_step(world, others, depth) for _ in range(world.between(1, 4 if depth == 0 else 2))]
-    if depth < 2 and world.chance(0.12):
-        plan.append(["again", draw_plan(world, others, depth=depth + 1)])
+    if depth < 2 and world.chance(0.3):
+        plan += [["hear", 1, 5_000], ["again", draw_plan(world, others, depth=depth + 1)]]
     elif world.chance(0.08):
         plan.append(["fail"])
     return plan
