@@ -94,8 +94,8 @@ class Player(Client):
                 }
                 self._start(PLAY, run.workflow_id, self.world.number(), policies)
             case "reset":
-                body = {**run.names, "event_id": self.world.between(1, 20)}
-                self.call(Op.RESET_WORKFLOW, body, lambda answer: self._reset(answer, run))
+                place: dict[str, Any] = {**run.names, "event_id": self.world.between(1, 20)}
+                self.call(Op.RESET_WORKFLOW, place, lambda answer: self._reset(answer, run))
 
     def _tell(self, run: Known, number: int, tries: int) -> None:
         """A signal to the workflow, whichever run of it is the last, and again until it is known to be there."""

@@ -1,4 +1,4 @@
-"""What replayed workflows do: their commands as a pure function of the events, and the plans that clients draw for them.
+"""What replayed workflows do: their commands as a pure function of the events, and the plans that clients draw.
 
 A plan is a list of steps in the workflow's input, done one after the other:
 
@@ -127,7 +127,8 @@ class _Play:
             case ["activity", type]:
                 return self._activity(id, type)
             case ["fan", count]:
-                return all([self._activity(f"{id}.{number}", STEP_TYPES[number % 3]) for number in range(count)])
+                closed = [self._activity(f"{id}.{number}", STEP_TYPES[number % 3]) for number in range(count)]
+                return all(closed)
             case ["timer", ms]:
                 return self._timer(id, ms)
             case ["race", type, ms]:

@@ -51,11 +51,11 @@ OPERATIONS = {
     "explain": 3,
     "requeue": 2,
     "reset": 2,
-    "put schedule": 5,
+    "put schedule": 8,
     "pause schedule": 2,
     "resume schedule": 2,
     "trigger schedule": 3,
-    "backfill schedule": 3,
+    "backfill schedule": 6,
     "delete schedule": 1,
     "describe schedule": 2,
 }
