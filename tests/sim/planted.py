@@ -289,7 +289,7 @@ def timers_fire_again_after_a_restart() -> Iterator[None]:
 @contextmanager
 def timers_fire_early() -> Iterator[None]:
     """A story: an engine that is built again counts the time of its timers from their start as half of it."""
-    restore = recovery.restored_timers
+    restore = saved.restored_timers
 
     def restored_timers(execution: Execution, records: Any) -> dict[str, WorkflowTimer]:
         timers = restore(execution, records)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -71,7 +72,9 @@ class Player(Client):
     def _use_play(self, operation: str, run: Known) -> None:
         match operation:
             case "note":
-                self._tell(run, self.world.number(), TRIES_MAX)
+                for _ in range(self.world.between(1, 4)):  # some come while a worker thinks about the first
+                    number = self.world.number()
+                    self.later(self.world.between(0, 400), partial(self._tell, run, number, TRIES_MAX))
             case "update":
                 how = self.world.random.choices(list(UPDATES), list(UPDATES.values()))[0]
                 number = self.world.number()
@@ -91,8 +94,8 @@ class Player(Client):
                 }
                 self._start(PLAY, run.workflow_id, self.world.number(), policies)
             case "reset":
-                body = {**run.names, "event_id": self.world.between(1, 20)}
-                self.call(Op.RESET_WORKFLOW, body, lambda answer: self._reset(answer, run))
+                place: dict[str, Any] = {**run.names, "event_id": self.world.between(1, 20)}
+                self.call(Op.RESET_WORKFLOW, place, lambda answer: self._reset(answer, run))
 
     def _tell(self, run: Known, number: int, tries: int) -> None:
         """A signal to the workflow, whichever run of it is the last, and again until it is known to be there."""
@@ -107,7 +110,12 @@ class Player(Client):
                 self.world.count("repeated an unknown signal")
                 self.later(self.world.between(50, 3_000), lambda: self._tell(run, number, tries - 1))
 
-        body = {"workflow_id": run.workflow_id, "signal_name": HEARD, "input": {"n": number}, "request_id": f"s{number}"}
+        body = {
+            "workflow_id": run.workflow_id,
+            "signal_name": HEARD,
+            "input": {"n": number},
+            "request_id": f"s{number}",
+        }
         self.call(Op.SIGNAL_WORKFLOW, body, answered)
 
     def _ask(self, run: Known, body: dict[str, Any], *, tries: int) -> None:

@@ -1,4 +1,4 @@
-"""What replayed workflows do: their commands as a pure function of the events, and the plans that clients draw for them.
+"""What replayed workflows do: their commands as a pure function of the events, and the plans that clients draw.
 
 A plan is a list of steps in the workflow's input, done one after the other:
 
@@ -127,7 +127,8 @@ class _Play:
             case ["activity", type]:
                 return self._activity(id, type)
             case ["fan", count]:
-                return all([self._activity(f"{id}.{number}", STEP_TYPES[number % 3]) for number in range(count)])
+                closed = [self._activity(f"{id}.{number}", STEP_TYPES[number % 3]) for number in range(count)]
+                return all(closed)
             case ["timer", ms]:
                 return self._timer(id, ms)
             case ["race", type, ms]:
@@ -257,8 +258,8 @@ class _Play:
 def draw_plan(world: World, others: list[str], *, depth: int = 0) -> list[list[Any]]:
     """Some steps. `others` are workflows that it may signal or cancel."""
     plan = [_draw_step(world, others, depth) for _ in range(world.between(1, 4 if depth == 0 else 2))]
-    if depth < 2 and world.chance(0.12):
-        plan.append(["again", draw_plan(world, others, depth=depth + 1)])
+    if depth < 2 and world.chance(0.3):
+        plan += [["hear", 1, 5_000], ["again", draw_plan(world, others, depth=depth + 1)]]
     elif world.chance(0.08):
         plan.append(["fail"])
     return plan

@@ -51,11 +51,11 @@ OPERATIONS = {
     "explain": 3,
     "requeue": 2,
     "reset": 2,
-    "put schedule": 5,
+    "put schedule": 8,
     "pause schedule": 2,
     "resume schedule": 2,
     "trigger schedule": 3,
-    "backfill schedule": 3,
+    "backfill schedule": 6,
     "delete schedule": 1,
     "describe schedule": 2,
 }
@@ -104,14 +104,22 @@ def draw_profile(random: Random) -> Profile:
         faults=_some(random, FAULTS),
         misbehaviours=_some(random, MISBEHAVIOURS),
         misbehaviour_rate=random.choice((0.0, 0.05, 0.2)),
-        operation_weights={name: weight for name, weight in OPERATIONS.items() if random.random() < 0.85}
-        | {"submit": 30, "start": 14, "play": 14},
+        operation_weights=_draw_weights(random),
         delay_ms=random.choice((2, 20, 200)),
         torn_rate=random.choice((0.0, 0.1, 0.5)),
         weak_rate=random.choice((0.0, 0.0, 0.3)),
         repeat_rate=random.choice((0.0, 0.2)),
         bytes_scale=random.choice((1, 1_000)),
     )
+
+
+def _draw_weights(random: Random) -> dict[str, int]:
+    """A third of the runs are about plays."""
+    weights = {name: weight for name, weight in OPERATIONS.items() if random.random() < 0.85}
+    weights |= {"submit": 30, "start": 14, "play": 14}
+    if random.random() < 0.35:
+        weights |= {"submit": 5, "start": 3, "play": 20, "note": 60, "update": 30}
+    return weights
 
 
 def _some(random: Random, names: Sequence[str]) -> tuple[str, ...]:

@@ -37,9 +37,7 @@ class Turn:
 class Replayer(Worker):
     replays = True
 
-    def __init__(
-        self, around: Surroundings, name: str, namespace: str, *, slots: int, knows: tuple[str, ...]
-    ) -> None:
+    def __init__(self, around: Surroundings, name: str, namespace: str, *, slots: int, knows: tuple[str, ...]) -> None:
         super().__init__(around, name, namespace, slots=slots, knows=knows)
         self._at_hand: dict[str, list[Event]] = {}
         """Their events, by run, the longest unused first."""
@@ -81,9 +79,7 @@ class Replayer(Worker):
         if not self._is_at_work_on(turn):
             return
         if len(turn.events) >= turn.last_event_id:
-            slow = self._misbehaves("slow replay")
-            self.later(self.world.between(3_000, 20_000) if slow else self.world.between(0, 50),
-                       partial(self._play, turn))  # fmt: skip
+            self.later(self._think_ms(), partial(self._play, turn))
             return
 
         def answered(answer: Answer) -> None:
@@ -103,6 +99,11 @@ class Replayer(Worker):
             "page_size": self.world.between(2, 12),
         }
         self.call(Op.GET_WORKFLOW_HISTORY, body, answered)
+
+    def _think_ms(self) -> int:
+        if self._misbehaves("slow replay"):
+            return self.world.between(3_000, 20_000)
+        return self.world.between(0, 1_500 if self.world.chance(0.3) else 50)  # a long look, while other things happen
 
     def _play(self, turn: Turn) -> None:
         if not self._is_at_work_on(turn):

@@ -144,9 +144,7 @@ class Simulation:
                 checkers.check_end(self.server.engine(name))
 
     def _is_something_open(self) -> bool:
-        return any(
-            checkers.endings.still_open(self.server.engine(name)) for name, checkers in self.checkers.items()
-        )
+        return any(checkers.endings.still_open(self.server.engine(name)) for name, checkers in self.checkers.items())
 
     @property
     def _serves(self) -> bool:

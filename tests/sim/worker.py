@@ -54,9 +54,7 @@ class Run:
 class Worker(Peer):
     replays = False
 
-    def __init__(
-        self, around: Surroundings, name: str, namespace: str, *, slots: int, knows: tuple[str, ...]
-    ) -> None:
+    def __init__(self, around: Surroundings, name: str, namespace: str, *, slots: int, knows: tuple[str, ...]) -> None:
         super().__init__(around, name, namespace)
         self._slots = slots
         self._knows = knows
