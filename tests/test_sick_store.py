@@ -160,6 +160,20 @@ async def test_http_says_that_an_id_is_in_use_only_when_that_is_on_the_disk(nurs
     assert sorted(answers) == [200, 409]
 
 
+async def test_http_acknowledges_nothing_that_the_writer_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server()
+    server.writer.end()
+
+    def refuse(*arguments: object) -> None:
+        raise DiskFull("full")
+
+    monkeypatch.setattr(server.writer, "submit", refuse)
+    transport = httpx2.ASGITransport(app=make_app(server.dispatcher))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://server") as http:
+        answer = await http.post("/api/v1/namespaces/default/workflows", json={"workflow_type": "email"})
+    assert answer.status_code == 507
+
+
 async def test_http_counts_a_store_queue_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server()
     monkeypatch.setattr(server.namespace.journal, "_queue_bytes_max", -1)
