@@ -552,3 +552,12 @@ def test_a_worker_without_handlers_says_why(
     result = CliRunner().invoke(main, ["worker", target, "--zap", "127.0.0.1:1"])
     assert result.exit_code == 2
     assert text in result.output
+
+
+def test_a_server_takes_all_the_descriptors_that_it_may_have() -> None:
+    code = (
+        "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (64, 128));"
+        " from zapserver.cli.serve import _use_all_descriptors as use; use(); print(r.getrlimit(r.RLIMIT_NOFILE))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "(128, 128)\n"

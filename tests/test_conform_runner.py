@@ -18,7 +18,7 @@ import pytest
 from zapconform import wire
 from zapconform.case import REGISTRY, Case, Failed, Severity, Verdict
 from zapconform.catalog import all_cases, select
-from zapconform.cli import main
+from zapconform.cli import _url, main
 from zapconform.codec import Unreadable, parse
 from zapconform.replay import Row, read_recording
 from zapconform.runner import Outcome, Report, Target, run
@@ -331,6 +331,11 @@ def test_a_dead_target_is_an_error_and_not_a_list_of_failures(capsys: pytest.Cap
     printed = capsys.readouterr().out
     assert "TARGET DEAD" in printed
     assert "FAIL " not in printed
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:7243", "http://127.0.0.1:7243", "http://127.0.0.1:7243/"])
+def test_the_http_address_may_be_as_a_ready_line_has_it(text: str) -> None:
+    assert _url(text) == "http://127.0.0.1:7243"
 
 
 def test_a_target_that_never_shakes_hands_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.helpers.engine_driver import Driver, payload, value
 
-from zapserver.engine import activities, executions
+from zapserver.engine import activities, changes, executions
 from zapserver.engine import commands as c
 from zapserver.engine.commands import Status
 from zapserver.engine.engine import DUE_PER_STEP_MAX
@@ -15,7 +15,8 @@ from zapserver.engine.errors import NotFound
 from zapserver.engine.retry import RetryPolicy
 from zapserver.engine.tables import Table
 from zapserver.namespaces import Namespace, Namespaces
-from zapserver.store import Batch, StoreError
+from zapserver.store import Batch, Damaged, StoreError
+from zapserver.store.keys import Key
 
 NOW_MS = 1_800_000_000_000
 
@@ -82,6 +83,48 @@ def test_a_schedule_that_cannot_be_read_is_named() -> None:
     d.engine = d._new_engine()
     assert [damage.table for damage in d.engine.recover(d.now_ms)] == ["schedules"]
     assert [schedule.schedule_id for schedule in d.views.schedules()] == ["b"]
+
+
+def test_a_workflow_hears_that_what_it_signals_is_damaged_and_its_answer_is_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Half an answer was applied: the signal was the second of three commands."""
+    d = Driver(watch=False)
+    closed = d.start(workflow_id="closed")
+    d.step(c.TerminateExecution(workflow_id="closed"))
+    d.subscribe_replaying(1)
+    started = d.start(workflow_id="open")
+    get = d.store.get
+
+    def damaged(table: Table, key: Key) -> bytes | None:
+        if table is Table.CLOSED:
+            raise Damaged("the record is damaged", table=table)
+        return get(table, key)
+
+    monkeypatch.setattr(d.store, "get", damaged)
+    d.answer(
+        d.run(1),
+        c.StartTimerCommand(id="1", fire_after_ms=1_000),
+        c.SignalExternalCommand(id="2", workflow_id=closed.workflow_id, name="go"),
+        c.StartTimerCommand(id="3", fire_after_ms=1_000),
+    )
+    assert d.history(started)[2:5] == ["TIMER_STARTED", "EXTERNAL_WORKFLOW_SIGNAL_FAILED", "TIMER_STARTED"]
+
+
+def test_a_copied_history_that_is_longer_than_a_record_is_kept_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "RECORD_BYTES_MAX", 3_000)
+    d = Driver()
+    d.subscribe_workflows(1)
+    started = d.start()
+    for number in range(12):
+        d.signal(started, input=str(number) * 1_000)
+    again = d.step(c.ResetExecution(workflow_id=started.workflow_id, event_id=13))
+    number = d.execution(again).number
+    assert len([key for key, _ in d.store.scan(Table.HISTORY, prefix=(number,))]) > 4
+    d.restart()
+    events = d.events(again)
+    assert [event.event_id for event in events] == list(range(1, len(events) + 1))
+    assert [value(event.attributes["input"]) for event in events[1:4]] == [str(number) * 1_000 for number in range(3)]
 
 
 @pytest.mark.parametrize("data", [b"", b"x"])

@@ -71,6 +71,19 @@ def test_every_refusal_names_a_limit_that_there_is() -> None:
     assert "open-executions" in names
 
 
+def test_every_limit_is_the_reason_of_a_refusal() -> None:
+    """One was on the page, could be set, and bounded nothing."""
+    named = {
+        node.value
+        for folder in ("server", "zap")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    refusing = {row.name for row in known_limits() if "nothing is refused" not in row.reason.lower()}
+    assert refusing - named == {"id-chars", "backfill-slots"}, "these two are mistakes of the caller, status 400"
+
+
 def test_the_page_lists_every_limit_as_it_is() -> None:
     page = (ROOT / "docs/limits.md").read_text()
     rows = re.findall(r"^\| `([a-z-]+)` \| ([0-9]+) \| ([^|]+) \| ([^|]+) \|$", page, re.MULTILINE)

@@ -310,6 +310,7 @@ async def test_a_repeat_that_asks_for_more_gets_it(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(stores, "SqliteStore", Recording)
     async with served(tmp_path) as (client, _):
+        await client.now("mail")  # what the server wrote when it started is kept by now
         first = await client.now("mail", request_id="r-1", durability="written")
         assert (first.durability, commits[-1]) == ("written", StoreDurability.WRITTEN)
         settled = len(commits)

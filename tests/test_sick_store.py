@@ -6,13 +6,17 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import httpx2
 import pytest
+import trio
+import trio.testing
 from tests.helpers.engine_driver import Driver, every, payload
 from tests.test_dispatch import FakeLink
 
 from zapserver.dispatch import Dispatcher
 from zapserver.engine import commands as c
 from zapserver.engine.tables import Table
+from zapserver.http import make_app
 from zapserver.namespaces import Namespace, Namespaces
 from zapserver.store import Batch, DiskFull, Durability, MemoryStore, StoreError, Unavailable
 from zapserver.store.memory import Medium
@@ -133,6 +137,51 @@ def test_a_namespace_whose_description_is_damaged_is_served_and_keeps_everything
     again.writer.end()
     mended = Server(server.medium).namespace
     assert (mended.damaged, mended.about.retention_ms) == ([], 5_000)
+
+
+async def test_http_says_that_an_id_is_in_use_only_when_that_is_on_the_disk(nursery: trio.Nursery) -> None:
+    """Else a crash takes the task of which somebody has heard that it exists."""
+    server = Server()
+    server.writer.end()
+    answers: list[int] = []
+
+    async def post(http: httpx2.AsyncClient) -> None:
+        body = {"workflow_type": "email", "workflow_id": "a"}
+        answers.append((await http.post("/api/v1/namespaces/default/workflows", json=body)).status_code)
+
+    transport = httpx2.ASGITransport(app=make_app(server.dispatcher))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://server") as http:
+        for _ in range(2):
+            nursery.start_soon(post, http)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        assert answers == []
+        server.writer.end()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+    assert sorted(answers) == [200, 409]
+
+
+async def test_http_acknowledges_nothing_that_the_writer_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server()
+    server.writer.end()
+
+    def refuse(*arguments: object) -> None:
+        raise DiskFull("full")
+
+    monkeypatch.setattr(server.writer, "submit", refuse)
+    transport = httpx2.ASGITransport(app=make_app(server.dispatcher))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://server") as http:
+        answer = await http.post("/api/v1/namespaces/default/workflows", json={"workflow_type": "email"})
+    assert answer.status_code == 507
+
+
+async def test_http_counts_a_store_queue_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server()
+    monkeypatch.setattr(server.namespace.journal, "_queue_bytes_max", -1)
+    transport = httpx2.ASGITransport(app=make_app(server.dispatcher))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://server") as http:
+        answer = await http.post("/api/v1/namespaces/default/workflows", json={"workflow_type": "email"})
+    assert answer.status_code == 429
+    assert server.dispatcher.namespaces.refused == {"store-queue": 1}
 
 
 def test_a_store_that_fails_right_after_a_restart_gives_nobody_the_leases_of_others() -> None:

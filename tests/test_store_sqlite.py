@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 import sqlite3
 import subprocess
@@ -15,6 +16,7 @@ from tests.helpers.store_faults import DISK_FULL, SYNC_FAILED, Disk
 from tests.helpers.store_machine import Table
 
 from zapserver.engine.errors import Invalid
+from zapserver.settings import MEMORY
 from zapserver.store import (
     Batch,
     Damaged,
@@ -30,6 +32,7 @@ from zapserver.store import (
 from zapserver.store.connecting import connect
 from zapserver.store.paths import store_path, stored_namespaces
 from zapserver.store.schema import APPLICATION_ID, MIGRATIONS, migrate
+from zapserver.stores import DESCRIPTORS_PER_STORE, Stores
 
 ROOT = Path(__file__).parent.parent
 
@@ -515,6 +518,18 @@ def test_a_store_has_its_place(tmp_path: Path) -> None:
     for namespace in ("b", "a.db"):
         SqliteStore(store_path(tmp_path, "acme", namespace), Table).close()
     assert stored_namespaces(tmp_path, "acme") == ["a.db", "b"]
+
+
+def test_stores_leave_half_of_the_descriptors_to_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that opened more than it has descriptors for could not be started again."""
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1_200, 4_000))
+    assert Stores(str(tmp_path)).namespaces_max == 100
+    assert Stores(MEMORY).namespaces_max > 10**6
+    opened = len(os.listdir("/proc/self/fd"))
+    store = SqliteStore(tmp_path / "_" / "a.db", Table)
+    store.commit(batch_of(1))
+    assert len(os.listdir("/proc/self/fd")) - opened <= DESCRIPTORS_PER_STORE
+    store.close()
 
 
 def test_what_else_lies_in_a_data_directory_is_no_namespace(tmp_path: Path) -> None:

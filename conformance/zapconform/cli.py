@@ -29,6 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
 
 
+def _url(text: str) -> str:
+    """A server's ready line says HOST:PORT, and that is taken too."""
+    return (text if not text or "://" in text else f"http://{text}").rstrip("/")
+
+
 class UsageError(Exception):
     """A mistake on the command line."""
 
@@ -74,7 +79,7 @@ def _run(chosen: argparse.Namespace) -> int:
     picked = select(cases, chosen.select)
     if not picked:
         raise UsageError(f"no case matches {' '.join(chosen.select)}; `zapconform list` prints them all")
-    target = Target(host, port, chosen.http.rstrip("/"), chosen.timeout)
+    target = Target(host, port, _url(chosen.http), chosen.timeout)
     seed = chosen.seed if chosen.seed is not None else random.SystemRandom().getrandbits(32)
     on_outcome = silence if chosen.quiet else reports.progress()
     report = run(target, picked, seed=seed, strict=chosen.strict, on_outcome=on_outcome)

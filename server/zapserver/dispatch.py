@@ -205,6 +205,9 @@ class Dispatcher:
 
     async def kept(self, namespace: Namespace, level: Durability = Durability.SYNCED) -> None:
         """Wait until what was decided so far has reached this level. Raises `StoreError` if it never does."""
+        journal = namespace.journal
+        if journal.failure is not None and journal.is_settled:  # it was given to the store already, which refused it
+            raise journal.failure.with_traceback(None)
         outcomes: list[StoreError | None] = []
         done = trio.Event()
 

@@ -189,9 +189,6 @@ class _HttpCall:
     def waiter(self) -> Waiter:
         raise AssertionError("no HTTP route waits for an effect")
 
-    def waiter_of(self, request_id: int) -> Waiter:
-        raise AssertionError("no HTTP route waits for an effect")
-
     def step(self, command: Command[R]) -> R:
         return self._dispatcher.submit(command, self.namespace, self.durability)
 

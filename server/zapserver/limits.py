@@ -45,9 +45,14 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
         limit("unanswered calls of a connection", "About 1 MiB of table: a peer cannot pile calls up.", most=1_000_000),
     ] = UNANSWERED_CALLS_MAX
 
-    namespaces_max: Annotated[int, limit("namespaces", "Each has an engine, and a file where data is kept.")] = (
-        NAMESPACES_MAX
-    )
+    namespaces_max: Annotated[
+        int,
+        limit(
+            "namespaces",
+            "Each has an engine, and where data is kept a file, with 6 descriptors; they get half of those that the"
+            " process may have, whatever is set here.",
+        ),
+    ] = NAMESPACES_MAX
 
 
 class KnownLimit(NamedTuple):

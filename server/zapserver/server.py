@@ -126,7 +126,7 @@ def _open_namespaces(stores: Stores, settings: Settings, now_ms: int) -> Namespa
             limits=settings.limits,
             open_store=stores.open,
             known=stores.known(),
-            namespaces_max=settings.server_limits.namespaces_max,
+            namespaces_max=min(settings.server_limits.namespaces_max, stores.namespaces_max),
         )
     except StoreError as error:
         raise StartError(f"data directory {settings.data}: {error}") from error

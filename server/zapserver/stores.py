@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from zapserver.store import GroupCommit, MemoryStore, SqliteStore, Store
 from zapserver.store.paths import store_path, stored_namespaces
 
 ROOT_ORG = ""
+DESCRIPTORS_PER_STORE = 6
+"""Two connections with the database and its log, the index that both share, and the lock. Half of the process's
+descriptors may go to stores, the others are for connections."""
 
 
 class Stores:
@@ -29,6 +33,14 @@ class Stores:
     def known(self) -> list[str]:
         """The namespaces that have a store."""
         return [] if self._folder is None else stored_namespaces(self._folder, ROOT_ORG)
+
+    @property
+    def namespaces_max(self) -> int:
+        """How many the process has descriptors for. A server with more could not open them all when it starts again."""
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if self._folder is None or descriptors == resource.RLIM_INFINITY:
+            return sys.maxsize
+        return max(1, descriptors // 2 // DESCRIPTORS_PER_STORE)
 
     def open(self, namespace: str) -> tuple[Store, Writer | None]:
         """An `OpenStore`. Raises `StoreError`: in use by another server, damaged, not writable, ..."""

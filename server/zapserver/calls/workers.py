@@ -35,12 +35,8 @@ from zapwire.errors import BadBody
 from zapwire.frame import Buffer
 from zapwire.opcodes import Op
 
-TYPES_MAX = 10_000
-
 
 def _subscribe(kind: QueueKind, call: Call, request: SubscribeRequest) -> object:
-    if request.types is not None and len(request.types) > TYPES_MAX:
-        raise Invalid(f"{len(request.types)} types in one subscription; at most {TYPES_MAX} are allowed")
     subscribed = call.step(
         Subscribe(
             peer=call.peer,

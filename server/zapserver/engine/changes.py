@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zapserver.engine import registry
-from zapserver.engine.records import ActivityState, Execution
+from zapserver.engine.records import ActivityState, Event, Execution
 from zapserver.engine.saved import (
     encode_activity,
     encode_events,
@@ -16,6 +16,10 @@ from zapserver.engine.saved import (
 from zapserver.engine.state import State
 from zapserver.engine.tables import NEXT_NUMBER, NUMBERS_RESERVED, Table
 from zapserver.store.interface import Batch
+
+EVENTS_WITHOUT_MEASURE = 8
+"""What most steps make at most: 4 MiB each is far from what a record holds."""
+RECORD_BYTES_MAX = 8 * 2**20
 
 
 def take(s: State) -> Batch | None:
@@ -57,8 +61,8 @@ def take(s: State) -> Batch | None:
 def _put_execution(batch: Batch, execution: Execution) -> None:
     number = execution.number
     if execution.unsaved:
-        first = execution.unsaved[0].event_id
-        batch.put(Table.HISTORY, (number, first), encode_events(execution.unsaved))
+        for events in _in_records(execution.unsaved):
+            batch.put(Table.HISTORY, (number, events[0].event_id), encode_events(events))
         execution.unsaved = []
     data = encode_execution(execution)
     if execution.status.is_open:
@@ -75,6 +79,21 @@ def _put_execution(batch: Batch, execution: Execution) -> None:
     batch.put(Table.IDS, (execution.workflow_id, number), where)
     for request in execution.request_keys:
         batch.put(Table.REQUESTS, request, encode_ids(execution.workflow_id, execution.run_id))
+
+
+def _in_records(events: list[Event]) -> list[list[Event]]:
+    """One record for the events of a step, but for those of a reset: a copied history can be longer than a record."""
+    if len(events) <= EVENTS_WITHOUT_MEASURE:
+        return [events]
+    records: list[list[Event]] = []
+    size = RECORD_BYTES_MAX
+    for event in events:
+        size += event.size
+        if size > RECORD_BYTES_MAX:
+            records.append([])
+            size = event.size
+        records[-1].append(event)
+    return records
 
 
 def _remove(s: State, batch: Batch, execution: Execution) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from zapserver.engine import executions, registry, wakeups
 from zapserver.engine.commands import ParentClosePolicy, Payload, StartChildCommand, Status
-from zapserver.engine.errors import Conflict, EngineError, LimitReached, NotFound
+from zapserver.engine.errors import Conflict, EngineError, LimitReached, Lost, NotFound
 from zapserver.engine.records import Child, EventType, Execution, ParentLink
 from zapserver.engine.state import State
 from zapwire.failure import CANCELED_ERROR, Failure, encode_failure
@@ -150,12 +150,12 @@ def report_unknown(s: State, parent: Execution, command_id: str, child: Child, n
 
 
 def last_run(s: State, child: Child) -> Execution | None:
-    """The newest run of the chain that a child's first run began; None where it is forgotten."""
+    """The newest run of the chain that a child's first run began; None where it is forgotten or damaged."""
     try:
         run = s.execution(child.workflow_id, child.run_id)
         while run.new_run_id:
             run = s.execution(child.workflow_id, run.new_run_id)
-    except NotFound:
+    except (NotFound, Lost):
         return None
     return run
 

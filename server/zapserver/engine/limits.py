@@ -142,7 +142,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     buffered_runs_max: Annotated[
         int,
-        limit("runs of a schedule", "They wait for an open one, and are written whole when one joins or leaves."),
+        limit(
+            "runs of a schedule",
+            "They wait for an open one, and are written whole when one joins or leaves. One more is dropped, and counted"
+            " by its schedule; nothing is refused.",
+        ),
     ] = 1_000
 
     schedule_slots_per_step_max: Annotated[

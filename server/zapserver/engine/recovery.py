@@ -298,6 +298,8 @@ def adopt(s: State, old: State, live: Iterable[PeerKey], now_ms: int) -> None:
                 except NotFound:
                     text = f"workflow {execution.workflow_id!r} was not kept: its start failed with the store"
                     s.effects.append(Answered(waiter=waiter, error=NotFound(text)))
+                except Lost as lost:
+                    s.effects.append(Answered(waiter=waiter, error=lost))
             for waiter, update in old_peer.updating.items():
                 text = f"the store failed before update {update.update_id!r} was answered: ask again with the same id"
                 s.effects.append(Answered(waiter=waiter, error=Conflict(text)))
