@@ -93,6 +93,11 @@ class Parameters:
         return tuple(values)
 
 
+def result_decoder(function: Callable[..., object] | None) -> msgspec.json.Decoder[Any]:
+    """Reads what `function` returns, as the type that it is annotated with; plain JSON where there is none."""
+    return _plain if function is None else _decoder(_hints(function).get("return", Any))
+
+
 def _decode(decoder: msgspec.json.Decoder[Any], raw: str | bytes | msgspec.Raw, what: str) -> object:
     try:
         return decoder.decode(raw)
