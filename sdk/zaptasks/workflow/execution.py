@@ -83,7 +83,7 @@ class UpdateRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     update_id: str
     name: str
-    args: msgspec.Raw | None = None
+    args: msgspec.Raw = msgspec.Raw(b"null")
 
 
 @dataclass(slots=True)
@@ -412,7 +412,7 @@ class Run:
             if bound is None:
                 known = ", ".join(sorted(self.handlers["update"])) or "none"
                 raise LookupError(f"the workflow {self.info.type!r} takes no update {request.name!r}; it has: {known}")
-            raw = None if request.args is None or bytes(request.args) == b"null" else bytes(request.args)
+            raw = None if bytes(request.args) == b"null" else bytes(request.args)
             args = bound.parameters.from_array(raw)
             self._scheduler.look(f"the validator of {request.name!r}", bound.validate, self.instance, args)
         except Exception as error:
