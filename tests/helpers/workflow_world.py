@@ -52,6 +52,9 @@ class World:
         self.d.subscribe_replaying(WORKFLOWS, types=[definition_of(workflow).name for workflow in workflows])
         self.d.subscribe(ACTIVITIES)
 
+    def __del__(self) -> None:
+        self.handler.evict_all()
+
     def start(self, *args: object, type: str = "", workflow_id: str = "w") -> c.Started:
         name = type or definition_of(self.workflows[0]).name
         started = self.d.step(c.StartWorkflow(type=name, workflow_id=workflow_id, input=payload(list(args))))

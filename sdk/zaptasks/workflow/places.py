@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, CoroutineType, FrameType
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 _OURS: Final = str(Path(__file__).parent)
 _PLUMBING: Final = frozenset({contextlib.__file__})
@@ -75,11 +74,17 @@ def raised_at(error: BaseException, foreign: tuple[str, ...] = ()) -> Place:
     return place
 
 
-def _frames(coroutine: object) -> Iterator[FrameType]:
+def awaiting(coroutine: object) -> list[CoroutineType[Any, Any, Any]]:
+    """A coroutine, the one that it awaits, and so on."""
+    chain: list[CoroutineType[Any, Any, Any]] = []
     while isinstance(coroutine, CoroutineType):
-        if coroutine.cr_frame is not None:
-            yield coroutine.cr_frame
+        chain.append(coroutine)
         coroutine = coroutine.cr_await
+    return chain
+
+
+def _frames(coroutine: object) -> list[FrameType]:
+    return [frame for part in awaiting(coroutine) if (frame := part.cr_frame) is not None]
 
 
 def _is_users(code: CodeType) -> bool:

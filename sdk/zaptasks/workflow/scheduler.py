@@ -8,6 +8,7 @@ another does.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
@@ -16,7 +17,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .errors import Broken, Evicted, ForeignAwait, NotInWorkflow, ReadOnlyError
-from .places import Place, suspended
+from .places import Place, awaiting, suspended
 
 if TYPE_CHECKING:
     from .scopes import CancelStatus, Nursery
@@ -36,6 +37,13 @@ class _Active(threading.local):
 
 
 _active = _Active()
+
+_open: set[Scheduler] = set()
+"""Schedulers with tasks. Were one collected unclosed, Python would run the `finally` blocks of its tasks at any time,
+perhaps in the middle of another run, whose commands their calls would then make. So it stays until it is closed."""
+
+_stuck: list[object] = []
+"""Coroutines that did not let themselves be closed. Kept, for being collected would mean being closed again."""
 
 
 def current_task() -> Task:
@@ -90,7 +98,8 @@ async def yield_to_others() -> None:
 
 
 async def checkpoint_if_cancelled() -> None:
-    if current_task().is_cancelled:
+    task = current_task()
+    if task.is_cancelled or task.scheduler.is_closed:
         await Suspend(gone)
 
 
@@ -242,6 +251,7 @@ class Scheduler:
         nursery.children[task] = None
         task.activate(nursery.status)
         self.tasks[task] = None
+        _open.add(self)
         self.reschedule(task)
         return task
 
@@ -259,13 +269,20 @@ class Scheduler:
 
     def run(self) -> None:
         """Step whoever is ready, until everybody waits. Raises what broke the run."""
-        while True:
-            while self._ready:
-                self._step(self._ready.popleft())
-                if self.broken is not None:
-                    raise self.broken
-            if not self._wake_a_condition():
-                return
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(None, None)  # the host's loop has no business with the generators of a workflow
+        try:
+            while True:
+                while self._ready:
+                    self._step(self._ready.popleft())
+                    if self.broken is not None:
+                        raise self.broken
+                if not self._wake_a_condition():
+                    break
+        finally:
+            sys.set_asyncgen_hooks(*hooks)
+        if not self.tasks:
+            _open.discard(self)
 
     def _wake_a_condition(self) -> bool:
         """Wake one task whose condition holds: nothing else runs before it, so that it still holds then."""
@@ -360,18 +377,20 @@ class Scheduler:
         for task in reversed(list(self.tasks)):  # the newest first: children before their parents
             assert task.coroutine is not None
             assert task.context is not None
-            place = suspended(task.coroutine)
+            place, chain = suspended(task.coroutine), awaiting(task.coroutine)
             _active.task = task
             try:
                 task.context.run(task.coroutine.close)
             except RuntimeError as error:
                 if "GeneratorExit" in str(error):
                     stuck.append(place)
+                    _stuck.extend(chain)
             except BaseException:
                 pass  # what an evicted run says of itself is of no use to anybody
             finally:
                 _active.task = previous
         self.tasks.clear()
+        _open.discard(self)
         return stuck
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Coroutine, Generator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Generic, Protocol, TypeVar, TypeVarTuple, Unpack, final
 
@@ -458,7 +458,9 @@ class Nursery:
         return BaseExceptionGroup("Exceptions from a workflow's nursery", errors)
 
 
-class _NurseryManager(AbstractAsyncContextManager[Nursery]):
+class NurseryManager:
+    """What `open_nursery` returns."""
+
     async def __aenter__(self) -> Nursery:
         task = current_task()
         task.check_may_change("open a nursery")
@@ -478,12 +480,12 @@ class _NurseryManager(AbstractAsyncContextManager[Nursery]):
         return _leave_with(self._nursery.cancel_scope.leave(combined), error)
 
 
-def open_nursery() -> AbstractAsyncContextManager[Nursery]:
+def open_nursery() -> NurseryManager:
     """A block that starts tasks and is left when all of them have ended: `async with open_nursery() as nursery:`.
 
     What a task raises cancels the others; everything that was raised leaves the block as one exception group.
     """
-    return _NurseryManager()
+    return NurseryManager()
 
 
 class _Starting(Generic[T_contra]):

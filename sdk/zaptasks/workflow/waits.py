@@ -27,6 +27,7 @@ async def sleep(seconds: float) -> None:
 
 async def sleep_until(deadline: float) -> None:
     """Wait until `deadline`, in seconds of `current_time`. One that has passed is a checkpoint."""
+    await checkpoint_if_cancelled()
     with move_on_at(deadline):
         await sleep_forever()
 
