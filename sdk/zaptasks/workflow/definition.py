@@ -30,7 +30,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar, TypeVarTuple, Unpack, cast, overload
+from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, TypeVarTuple, Unpack, cast, overload
 
 from zaptasks.arguments import Parameters
 from zaptasks.handlers import Kind, check_name, is_async
@@ -40,7 +40,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 AF = TypeVar("AF", bound=Callable[..., Coroutine[Any, Any, Any]])
 P = ParamSpec("P")
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
 Ts = TypeVarTuple("Ts")
 S = TypeVar("S")
 
@@ -65,12 +64,22 @@ class RunMethod(Generic[*Ts, R]):
         raise NotImplementedError
 
 
-class UpdateMethod(Protocol[P, R_co]):
-    """A method under `@workflow.update`."""
+class UpdateMethod(Generic[P, R]):
+    """What type checkers see of a method under `@workflow.update`."""
 
-    def __call__(self, instance: Any, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    def __call__(self, instance: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        raise NotImplementedError  # only for type checkers: at run time the method stays what it was
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any], /) -> UpdateMethod[P, R]: ...
+    @overload
+    def __get__(self, instance: object, owner: type[Any], /) -> Callable[P, R]: ...
+    def __get__(self, instance: object, owner: type[Any], /) -> Any:
+        raise NotImplementedError
+
     def validator(self, function: Callable[Concatenate[Any, P], None], /) -> Callable[Concatenate[Any, P], None]:
         """Decorates the method that is called before the update: what it raises rejects it, and nothing is kept."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
