@@ -14,6 +14,7 @@ import pytest
 from tests.helpers.engine_driver import START_MS, payload, value
 from tests.helpers.workflow_world import World
 
+from zapserver.engine import commands as c
 from zapserver.engine.effects import UpdateAnswered, UpdateRejected
 from zaptasks import TaskError, workflow
 
@@ -452,6 +453,51 @@ def test_failures_of_two_tasks_leave_as_a_group(forgetful: bool) -> None:
     started = world.start()
     world.advance(1)
     assert world.d.failure(started)["code"] == "ExceptionGroup"
+
+
+def test_what_a_server_would_refuse_is_an_error_where_it_is_asked_for(forgetful: bool) -> None:
+    @workflow.defn
+    async def greedy(what: str) -> None:
+        async def deeper() -> None:
+            async with workflow.open_nursery() as nursery:
+                nursery.start_soon(deeper)
+
+        if what == "deep":
+            await deeper()
+        elif what == "many":
+            for number in range(10_000):
+                workflow.start_activity("slow", number)
+        else:
+            await workflow.sleep(1e12)
+
+    world = World(greedy, forgetful=forgetful)
+    for what, text in (("deep", "nested too deep"), ("many", "9900 commands without waiting")):
+        started = world.start(what, workflow_id=what)
+        failure = world.d.failure(started)
+        assert failure["code"] == "RuntimeError"
+        assert text in str(failure["message"])
+    assert world.status(world.start("long", workflow_id="long")) == "RUNNING"
+    assert not world.reasons
+
+
+def test_a_class_that_cannot_be_made_fails_its_run(forgetful: bool) -> None:
+    @workflow.defn
+    class Broken:
+        def __init__(self) -> None:
+            raise KeyError("broken")
+
+        @workflow.run
+        async def run(self) -> None: ...
+
+        @workflow.signal
+        def hello(self) -> None:
+            self.nothing()  # type: ignore[attr-defined]
+
+    world = World(Broken, forgetful=forgetful)
+    start = c.StartWorkflow(type="Broken", workflow_id="w", signal_name="hello")
+    started = world.d.step(start)
+    world.settle()
+    assert world.d.failure(started)["code"] == "KeyError"
 
 
 def test_input_that_does_not_fit_fails_the_run() -> None:

@@ -33,6 +33,7 @@ import msgspec
 
 from zaptasks.arguments import ArgumentsError
 from zaptasks.failures import canceled_failure, failure_of
+from zaptasks.options import SPAN_SECONDS_MAX
 from zaptasks.payloads import encode_payload
 from zapwire.failure import DECODE_ERROR, Failure, encode_failure
 
@@ -47,6 +48,9 @@ from .scheduler import FOREIGN, Scheduler, Task, current_task, foreign_await
 from .scopes import CancelScope, CancelStatus, Nursery
 
 log = logging.getLogger("zaptasks.workflow")
+
+COMMANDS_MAX: Final = 9_900
+"""In one answer. A server takes 10,000; the rest is for updates and the end."""
 
 STACK_TRACE: Final = "__stack_trace"
 LOOPS: Final = ("asyncio", "trio", "anyio", "sniffio")
@@ -381,6 +385,8 @@ class Run:
         self._spawn(path, self._handle_signal, bound, args, name=f"signal {bound.name!r}")
 
     async def _handle_signal(self, bound: Bound, args: tuple[object, ...]) -> None:
+        if bound.is_method and self.instance is None:
+            return  # the workflow failed before it had begun
         value = bound.call(self.instance, args)
         if bound.is_async:
             await value
@@ -406,7 +412,7 @@ class Run:
     def _answer_update(self, request: UpdateRequest) -> None:
         """Let the validator see an update, and take it or refuse it."""
         try:
-            if self.end is not None:
+            if self.end is not None or (self.definition.cls is not None and self.instance is None):
                 raise RuntimeError(f"the workflow {self.info.type!r} has just ended")
             bound = self.handlers["update"].get(request.name)
             if bound is None:
@@ -480,6 +486,11 @@ class Run:
 
     def add(self, command: c.Named) -> None:
         """Ask for something. In a replay the history has it already, and `Matching` sees to it that it does."""
+        if len(self._commands) >= COMMANDS_MAX:
+            raise RuntimeError(
+                f"{COMMANDS_MAX} commands without waiting for anything, as many as a server takes at once: let tasks"
+                " wait for one another, as with a CapacityLimiter"
+            )
         self._matching.made(command, caller())
         self._commands.append(command)
 
@@ -495,7 +506,8 @@ class Run:
 
     def start_timer(self, seconds: float, fire: Callable[[], None]) -> str:
         command_id = current_task().next_command_id()
-        self.add(c.StartTimer(id=command_id, fire_after_ms=math.ceil(round(seconds * 1000, 3))))
+        milliseconds = math.ceil(round(min(seconds, SPAN_SECONDS_MAX) * 1000, 3))
+        self.add(c.StartTimer(id=command_id, fire_after_ms=milliseconds))
 
         def fired(event: h.Event) -> None:
             self.settle(command_id)

@@ -29,6 +29,9 @@ FOREIGN: Final = ("trio", "asyncio", "anyio", "curio", "httpx", "aiohttp", "snif
 AWAITS_WHILE_CLOSING_MAX: Final = 100
 """Code that catches everything and awaits again, in a loop, is left after so many turns."""
 
+PATH_CHARACTERS_MAX: Final = 900
+"""Of the name of a task, which the ids of its commands begin with; a server takes ids of up to 1,000."""
+
 AsyncFunction = Callable[..., Coroutine[Any, Any, object]]
 
 
@@ -244,6 +247,11 @@ class Scheduler:
         if not path:
             assert maker is not None
             path = maker.next_child_path()
+        if len(path) > PATH_CHARACTERS_MAX:
+            coroutine.close()
+            raise RuntimeError(
+                f"tasks are nested too deep: {path[:40]}... has more than {PATH_CHARACTERS_MAX} characters"
+            )
         task = Task(self, path, str(name or getattr(function, "__qualname__", repr(function))))
         task.coroutine = coroutine
         task.context = copy_context() if context is None else context

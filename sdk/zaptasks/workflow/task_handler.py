@@ -8,6 +8,7 @@ body = answer_body(commands)                 # of 0xA2
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,9 @@ from . import history as h
 from .definition import Definition, definition_of
 from .errors import WorkflowTaskError
 from .execution import Run, UpdateRequest, WorkflowInfo
+from .suspects import suspects
+
+log = logging.getLogger("zaptasks.workflow")
 
 RUNS_MAX: Final = 1_000
 """Runs that are kept at hand, of 10 to 50 KiB each; the one that was used longest ago goes first."""
@@ -55,6 +59,9 @@ class WorkflowTaskHandler:
         runs_max: int = RUNS_MAX,
     ) -> None:
         self._definitions = _table(workflows)
+        for definition in self._definitions.values():
+            for suspect in suspects(definition):
+                log.warning("%s", suspect)
         self._namespace = namespace
         self._task_queue = task_queue
         self._runs_max = runs_max
