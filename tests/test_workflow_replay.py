@@ -351,6 +351,31 @@ def test_a_cancel_that_is_new_is_done_now() -> None:
         replayed(old, with_cancel)
 
 
+def test_local_activities_are_matched() -> None:
+    async def old() -> None:
+        await workflow.execute_local_activity(charge_locally)
+        await workflow.sleep(1)
+
+    async def more() -> None:
+        await workflow.execute_local_activity(charge_locally)
+        await workflow.execute_local_activity(charge_locally)  # one more
+        await workflow.sleep(1)
+
+    async def fewer() -> None:
+        await workflow.sleep(1)
+
+    history = recorded(old)
+    assert replayed(old, history) == []
+    with pytest.raises(workflow.NondeterminismError, match=r"recorded: timer of 1 s .*\n  new:      local activity"):
+        replayed(more, history)
+    with pytest.raises(workflow.NondeterminismError, match="recorded: marker 'local-activity'"):
+        replayed(fewer, history)
+
+
+def charge_locally() -> int:
+    return 1
+
+
 def test_patches() -> None:
     async def first() -> str:
         await workflow.sleep(1)
@@ -547,6 +572,31 @@ def test_a_run_that_was_forgotten_needs_its_whole_history() -> None:
     world.signal(runs[0], "go")
     assert not world.reasons
     assert world.status(runs[0]) == "RUNNING"
+
+
+def test_a_query_to_a_run_that_is_not_at_hand_replays_and_does_nothing() -> None:
+    made: list[int] = []
+
+    async def main() -> None:
+        workflow.on_query("made", lambda: len(made))
+        await workflow.sleep(1)
+        workflow.side_effect(lambda: made.append(1))
+        await workflow.sleep(1)
+
+    main.__name__ = "main"
+    world = World(main)
+    started = world.start()
+    world.d.lose(1)
+    world.d.advance(1_000)
+    history = world.history(started)
+    assert history[-1].event_type == "TIMER_FIRED"
+    task = WorkflowTask(
+        task_token="", workflow_id="w", run_id=started.run_id, workflow_type_name="main", history=history
+    )
+    run = WorkflowTaskHandler([main]).replay_for_query(task)
+    assert run.query("made") == b"0"
+    run.close()
+    assert made == []
 
 
 # --- eviction -------------------------------------------------------------------------------------------------------

@@ -185,6 +185,41 @@ def test_an_unused_timer_is_never_started(forgetful: bool) -> None:
     assert world.d.engine.next_deadline_ms() is None
 
 
+def test_local_activities_run_once_and_are_kept(forgetful: bool) -> None:
+    calls: list[int] = []
+
+    def double(n: int) -> int:
+        calls.append(n)
+        return 2 * n
+
+    def fails() -> None:
+        raise ValueError("not here")
+
+    @workflow.defn
+    async def local() -> object:
+        results: list[int] = []
+
+        async def one(n: int) -> None:
+            results.append(await workflow.execute_local_activity(double, n))
+            await workflow.sleep(n)
+            results.append(await workflow.execute_local_activity(double, 10 * n))
+
+        async with workflow.open_nursery() as nursery:
+            nursery.start_soon(one, 2)
+            nursery.start_soon(one, 1)
+        try:
+            await workflow.execute_local_activity(fails)
+        except workflow.ActivityFailed as error:
+            return [*results, error.type]
+        return "not here"
+
+    world = World(local, forgetful=forgetful)
+    started = world.start()
+    world.advance(5)
+    assert world.result(started) == [4, 2, 20, 40, "ValueError"]
+    assert calls == [2, 1, 10, 20]
+
+
 # --- signals -----------------------------------------------------------------------------------------------
 
 

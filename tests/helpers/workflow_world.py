@@ -22,7 +22,7 @@ from zapserver.engine.effects import DeliverActivityTask, DeliverQuery, DeliverW
 from zapserver.engine.records import Event
 from zapserver.shapes import event as event_shape
 from zapserver.task_commands import read_answer
-from zaptasks.workflow import WorkflowTask, WorkflowTaskHandler, answer_body, definition_of
+from zaptasks.workflow import LocalCall, WorkflowTask, WorkflowTaskHandler, answer_body, definition_of
 from zaptasks.workflow import commands as wc
 from zaptasks.workflow.history import Event as SdkEvent
 
@@ -86,6 +86,9 @@ class World:
             events = self.events(effect.workflow_id, effect.run_id)[first - 1 : task.last_event_id]
             task = msgspec.structs.replace(task, history=read_events(events), next_event_id=0)
         answer = self.handler.handle(task)
+        while calls := self.handler.local_calls(task.run_id):
+            more = self._local_call(task.run_id, calls[0])
+            answer = more if more and isinstance(more[0], wc.FailTask) else answer + more
         self.answers.append(answer)
         command = read_answer(effect.task_token, answer_body(answer))
         if isinstance(command, c.FailWorkflowTask):
@@ -93,6 +96,13 @@ class World:
         self.d.step(command)
         if self.forgetful:
             self.handler.evict_all()
+
+    def _local_call(self, run_id: str, call: LocalCall) -> list[wc.Command]:
+        try:
+            result = call.function(*call.args)
+        except Exception as error:
+            return self.handler.local_done(run_id, call.id, error=error)
+        return self.handler.local_done(run_id, call.id, result)
 
     def _activity(self, task: DeliverActivityTask) -> None:
         args = value(task.input)

@@ -81,6 +81,8 @@ async def accepted(mailer: Mailer) -> None:
     assert_type(await workflow.execute_child_workflow("Order", 1), Any)
     assert_type(await workflow.start_child_workflow(Order.run, "x", 1), workflow.ChildHandle[float])
     assert_type(await (await workflow.start_child_workflow(greet, "x")).result(), str)
+    assert_type(await workflow.execute_local_activity(charge, "x", 1), float)
+    assert_type(await workflow.execute_local_activity(resize, "x"), bytes)
     assert_type(workflow.side_effect(lambda: 3), int)
     assert_type(workflow.side_effect(object, type=int), int)
     assert_type(await workflow.wait_signal("x", int), int)
@@ -117,6 +119,7 @@ async def refused(mailer: Mailer) -> None:
     await workflow.execute_child_workflow(greet)  # refused
     number: int = await workflow.execute_child_workflow(greet, "x")  # refused
     workflow.start_activity(charge, "x", 1, on_cancel="perhaps")  # refused
+    await workflow.execute_local_activity(resize, 3)  # refused
     send, _ = workflow.open_memory_channel[int](0)
     await send.send("x")  # refused
     async with workflow.open_nursery() as nursery:

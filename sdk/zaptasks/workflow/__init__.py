@@ -71,7 +71,8 @@ from .errors import (
     WorkflowTaskError,
     WouldBlock,
 )
-from .execution import ContinueAsNew, Run, WorkflowInfo
+from .execution import ContinueAsNew, LocalCall, Run, WorkflowInfo
+from .local_activities import execute_local_activity
 from .scheduler import checkpoint, checkpoint_if_cancelled
 from .scopes import (
     TASK_STATUS_IGNORED,
@@ -109,6 +110,7 @@ __all__ = [
     "ExternalFailed",
     "ExternalWorkflow",
     "ForeignAwait",
+    "LocalCall",
     "Lock",
     "MemoryReceiveChannel",
     "MemorySendChannel",
@@ -140,6 +142,7 @@ __all__ = [
     "execute_activity",
     "execute_activity_method",
     "execute_child_workflow",
+    "execute_local_activity",
     "external_workflow",
     "fail_after",
     "fail_at",

@@ -32,6 +32,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from zaptasks.arguments import ArgumentsError
+from zaptasks.errors import PayloadError
 from zaptasks.failures import canceled_failure, failure_of
 from zaptasks.options import SPAN_SECONDS_MAX
 from zaptasks.payloads import encode_payload
@@ -44,13 +45,16 @@ from .definition import Bound, Definition
 from .errors import Broken, Cancelled, NondeterminismError, WorkflowTaskError
 from .places import UNKNOWN, Place, caller, innermost_module, raised_at, stack
 from .replay import PATCH, Matching
-from .scheduler import FOREIGN, Scheduler, Task, current_task, foreign_await
+from .scheduler import FOREIGN, Scheduler, Task, current_task, foreign_await, wait
 from .scopes import CancelScope, CancelStatus, Nursery
 
 log = logging.getLogger("zaptasks.workflow")
 
 COMMANDS_MAX: Final = 9_900
 """In one answer. A server takes 10,000; the rest is for updates and the end."""
+
+LOCAL: Final = "local-activity"
+"""The name of the markers that keep outcomes of local activities."""
 
 STACK_TRACE: Final = "__stack_trace"
 LOOPS: Final = ("asyncio", "trio", "anyio", "sniffio")
@@ -92,10 +96,22 @@ class UpdateRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class _Answer:
-    """A WORKFLOW_TASK_COMPLETED, and the updates that were accepted with it."""
+    """A WORKFLOW_TASK_COMPLETED, and what came in with it: accepted updates, and outcomes of local activities."""
 
     seen_event_id: int
     updates: list[h.Event] = field(default_factory=list)
+    local: list[h.Event] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCall:
+    """A function that the worker is to call while it has the workflow task."""
+
+    id: str
+    name: str
+    function: Callable[..., Any]
+    args: tuple[object, ...]
+    place: Place
 
 
 class Run:
@@ -137,6 +153,10 @@ class Run:
         self._completed_updates: set[str] = set()
         self._open: dict[str, Callable[[h.Event], None]] = {}
         self._early: dict[str, list[h.Event]] = {}
+        self.local_calls: dict[str, LocalCall] = {}
+        """What the worker is to do before it answers: each is ended with `local_done`."""
+        self._local_tasks: dict[str, Task] = {}
+        self._local_early: dict[str, bytes] = {}
         self._signals = 0
         self._updates = 0
         self._buffered: dict[str, list[bytes | None]] = {}
@@ -153,30 +173,56 @@ class Run:
         that the answer is to stand for, by default the last one given. Raises `WorkflowTaskError` when this worker
         cannot go on; the run is good for nothing then but `close`.
         """
-        if self._scheduler.broken is not None or self._scheduler.is_closed:
-            raise WorkflowTaskError("this run broke before, or was closed: begin a new one from its whole history")
-        for event in events:
-            self._take(event)
-        if self._unseen:
-            last_event_id = last_event_id or self._unseen[-1].event_id
+        events = list(events)
         try:
-            self._replay()
+            late = self._replay(events)
             if self._closing is not None:
-                self._check_end(self._closing)
                 return []
             self._check_not_ended()
-            late, self._commands = self._commands, []
-            self._activate(max(last_event_id, self.seen_event_id), updates)
+            newest = self._unseen[-1].event_id if self._unseen else 0
+            self._activate(max(last_event_id or newest, self.seen_event_id), updates)
         except WorkflowTaskError as error:
             self._scheduler.broken = error
             raise
-        answer = late + self._commands
-        if self.end is not None:
-            answer.append(self.end)
-        self._commands = []
         self._matching = Matching()
         self._markers.clear()  # only a replay asks for them
-        return answer
+        return late + self._take_commands()
+
+    def replay(self, events: Iterable[h.Event]) -> None:
+        """Go through the answers that a history has, and no further: whether this code does what was recorded.
+
+        Raises `WorkflowTaskError` if not. What came after the last answer stays unseen.
+        """
+        try:
+            self._replay(list(events))
+        except WorkflowTaskError as error:
+            self._scheduler.broken = error
+            raise
+
+    def local_done(self, call_id: str, result: object = None, error: BaseException | None = None) -> list[c.Command]:
+        """One of `local_calls` was made: go on with what it returned or raised, and answer with these commands too."""
+        call = self.local_calls[call_id]
+        details: dict[str, msgspec.Raw]
+        try:
+            if error is None:
+                details = {"result": msgspec.Raw(encode_payload(result, f"the result of {call.name!r}"))}
+            else:
+                details = {"failure": _raw(failure_of(error))}
+        except PayloadError as unfit:
+            details = {"failure": _raw(failure_of(unfit))}
+        try:
+            self._settle_local(call, msgspec.json.encode(details))
+        except WorkflowTaskError as broken:
+            self._scheduler.broken = broken
+            raise
+        return self._take_commands()
+
+    def _take_commands(self) -> list[c.Command]:
+        """What was asked for since they were taken last, with the end, if that was it."""
+        commands, self._commands = self._commands, []
+        if self.end is not None:
+            commands.append(self.end)
+        return commands
 
     def query(self, name: str, args: bytes | None = None) -> bytes:
         """The answer to a query, as JSON. Raises what the query raises, and `LookupError` for an unknown one."""
@@ -228,29 +274,38 @@ class Run:
                 self._closing = event
             case h.MARKER:
                 self._markers[event.command_id] = event
+                if self._answers and event.get("name", str) == LOCAL:
+                    self._answers[-1].local.append(event)
         self._matching.take(event)
 
-    def _replay(self) -> None:
-        """Activate with every answer that is recorded and was not given by this run."""
+    def _replay(self, events: list[h.Event]) -> list[c.Command]:
+        """Activate with every answer that is recorded and was not given by this run; what is left to be done now."""
+        if self._scheduler.broken is not None or self._scheduler.is_closed:
+            raise WorkflowTaskError("this run broke before, or was closed: begin a new one from its whole history")
+        for event in events:
+            self._take(event)
         done = self._activations - self._answers_dropped
         waiting = self._answers[done:]
         self._answers_dropped += len(self._answers)
         self._answers = []
-        if not waiting:
-            return
-        self.is_replaying = True
-        for answer in waiting:
-            self._check_not_ended()
-            self._activate(answer.seen_event_id, (), answer.updates)
-            self._matching.check_made()
-            self._commands = []
-        self._matching.check_all_made()
-        self.is_replaying = False
-        self._commands = self._matching.unrecorded_cancels()
+        late: list[c.Command] = []
+        if waiting:
+            self.is_replaying = True
+            for answer in waiting:
+                self._check_not_ended()
+                self._activate(answer.seen_event_id, (), answer)
+                self._matching.check_made()
+                self._check_local_calls()
+                self._commands = []
+            self._matching.check_all_made()
+            self.is_replaying = False
+            late = self._matching.unrecorded_cancels()
+        if self._closing is not None:
+            self._check_end(self._closing)
+        return late
 
-    def _activate(
-        self, last_event_id: int, requests: Sequence[UpdateRequest], accepted: Sequence[h.Event] = ()
-    ) -> None:
+    def _activate(self, last_event_id: int, requests: Sequence[UpdateRequest], recorded: _Answer | None = None) -> None:
+        """Go on with a group of events, and with the updates that came or, in a replay, with what the answer had."""
         self._activations += 1
         group: list[h.Event] = []
         while self._unseen and self._unseen[0].event_id <= last_event_id:
@@ -261,10 +316,12 @@ class Run:
         for event in group:
             self._notice(event)
         self._run()
-        for event in accepted:
-            args = event.payload("args")
-            self._start_update(event.get("updateId", str), event.get("name", str), args)
-            self._run()
+        if recorded is not None:
+            for event in recorded.updates:
+                self._start_update(event.get("updateId", str), event.get("name", str), event.payload("args"))
+                self._run()
+            for event in recorded.local:
+                self._recall_local(event.command_id, event.payload("details") or b"null")
         for request in requests:
             self._answer_update(request)
             self._run()
@@ -484,14 +541,14 @@ class Run:
             task.random = Random(f"{self._seed}/{task.path}")
         return task.random
 
-    def add(self, command: c.Named) -> None:
+    def add(self, command: c.Named, place: Place | None = None) -> None:
         """Ask for something. In a replay the history has it already, and `Matching` sees to it that it does."""
         if len(self._commands) >= COMMANDS_MAX:
             raise RuntimeError(
                 f"{COMMANDS_MAX} commands without waiting for anything, as many as a server takes at once: let tasks"
                 " wait for one another, as with a CapacityLimiter"
             )
-        self._matching.made(command, caller())
+        self._matching.made(command, place or caller())
         self._commands.append(command)
 
     def expect(self, command_id: str, told: Callable[[h.Event], None]) -> None:
@@ -544,6 +601,36 @@ class Run:
         self.add(c.RecordMarker(id=command_id, name=name, details=msgspec.Raw(details)))
         return details
 
+    async def call_locally(self, call: LocalCall) -> bytes:
+        """Let the worker make a call; its outcome, as the marker keeps it. No cancel ends the wait."""
+        early = self._local_early.pop(call.id, None)
+        if early is not None:
+            self.add(c.RecordMarker(id=call.id, name=LOCAL, details=msgspec.Raw(early)), call.place)
+            return early
+        self.local_calls[call.id] = call
+        self._local_tasks[call.id] = current_task()
+        details: bytes = await wait(None)
+        return details
+
+    def _settle_local(self, call: LocalCall, details: bytes) -> None:
+        del self.local_calls[call.id]
+        self.add(c.RecordMarker(id=call.id, name=LOCAL, details=msgspec.Raw(details)), call.place)
+        self._scheduler.reschedule(self._local_tasks.pop(call.id), details)
+        self._run()
+
+    def _recall_local(self, call_id: str, details: bytes) -> None:
+        """In a replay: the outcome that was recorded, for the task that waits for it now or later."""
+        call = self.local_calls.get(call_id)
+        if call is None:
+            self._local_early[call_id] = details
+        else:
+            self._settle_local(call, details)
+
+    def _check_local_calls(self) -> None:
+        for call in self.local_calls.values():
+            was = self._matching.recorded_at(call.id)
+            raise self._matching.mismatch(call.id, was, f"local activity {call.name!r}", call.place)
+
     def patched(self, patch_id: str, *, is_deprecated: bool) -> bool:
         """Whether code behind this patch runs: in what is new, and in what was done with the patch in place."""
         if not patch_id or len(patch_id) > 200 or not patch_id.isprintable() or "|" in patch_id:
@@ -576,4 +663,13 @@ def _raw(failure: Failure) -> msgspec.Raw:
     return msgspec.Raw(encode_failure(failure))
 
 
-__all__ = ["ContinueAsNew", "NondeterminismError", "Place", "Run", "UpdateRequest", "WorkflowInfo", "current_run"]
+__all__ = [
+    "ContinueAsNew",
+    "LocalCall",
+    "NondeterminismError",
+    "Place",
+    "Run",
+    "UpdateRequest",
+    "WorkflowInfo",
+    "current_run",
+]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -20,7 +20,7 @@ from . import commands as c
 from . import history as h
 from .definition import Definition, definition_of
 from .errors import WorkflowTaskError
-from .execution import Run, UpdateRequest, WorkflowInfo
+from .execution import LocalCall, Run, UpdateRequest, WorkflowInfo
 from .suspects import suspects
 
 log = logging.getLogger("zaptasks.workflow")
@@ -90,39 +90,53 @@ class WorkflowTaskHandler:
         definition = self._definitions.get(task.workflow_type_name)
         if definition is None:
             return [c.UnknownType(reason=f"this worker has {', '.join(self.types) or 'no workflows'}")]
-        run = self._at_hand(task)
-        _check_complete(task, 1 if run is None else task.previous_event_id + 1)
-        if run is None:
+        at_hand = self._at_hand(task)
+        _check_complete(task, 1 if at_hand is None else task.previous_event_id + 1)
+        if at_hand is None:
             self.evict(task.run_id)
-            info = WorkflowInfo(
-                workflow_id=task.workflow_id,
-                run_id=task.run_id,
-                type=task.workflow_type_name,
-                task_queue=self._task_queue,
-                namespace=self._namespace,
-            )
-            run = Run(definition, info)
+        run = at_hand or self._fresh(task, definition)
+        return self._step(
+            run, task.run_id, lambda: run.feed(task.history, task.updates, last_event_id=task.last_event_id)
+        )
+
+    def local_calls(self, run_id: str) -> list[LocalCall]:
+        """What the worker is to do before it answers: until this is empty, commands follow from each `local_done`."""
+        run = self._runs.get(run_id)
+        return [] if run is None else list(run.local_calls.values())
+
+    def local_done(
+        self, run_id: str, call_id: str, result: object = None, error: BaseException | None = None
+    ) -> list[c.Command]:
+        """The commands that follow from a local call, to be appended to those before. `fail-task` stands for all."""
+        run = self._runs[run_id]
+        return self._step(run, run_id, lambda: run.local_done(call_id, result, error))
+
+    def _step(self, run: Run, run_id: str, step: Callable[[], list[c.Command]]) -> list[c.Command]:
         try:
-            commands = run.feed(task.history, task.updates, last_event_id=task.last_event_id)
+            commands = step()
         except WorkflowTaskError as error:
-            return self._give_up(run, task.run_id, str(error))
+            return self._give_up(run, run_id, str(error))
         except Exception as error:
             # A fault of the runner or of a broken history: never of the workflow's, whose exceptions end it.
             last = traceback.extract_tb(error.__traceback__)[-1]
             text = f"{type(error).__name__}: {error} (at {last.filename}:{last.lineno})"
-            return self._give_up(run, task.run_id, text)
+            return self._give_up(run, run_id, text)
         except BaseException:
-            self._give_up(run, task.run_id, "")
+            self._give_up(run, run_id, "")
             raise
         if run.end is not None:
             run.close()
-            self._runs.pop(task.run_id, None)
-        else:
-            self._runs[task.run_id] = run
-            self._runs.move_to_end(task.run_id)
-            while len(self._runs) > self._runs_max:
-                self.evict(next(iter(self._runs)))
+            self._runs.pop(run_id, None)
+            return commands
+        self._runs[run_id] = run
+        self._runs.move_to_end(run_id)
+        while len(self._runs) > self._runs_max and (idle := self._longest_idle()):
+            self.evict(idle)
         return commands
+
+    def _longest_idle(self) -> str:
+        """The run that was used longest ago, but for those in the middle of a task."""
+        return next((run_id for run_id, run in self._runs.items() if not run.local_calls), "")
 
     def query(self, run_id: str, name: str, args: bytes | None = None) -> bytes:
         """The answer of a run at hand, as JSON. Raises `LookupError` without one, and what the query raises."""
@@ -132,11 +146,9 @@ class WorkflowTaskHandler:
         return run.query(name, args)
 
     def replay_for_query(self, task: WorkflowTask) -> Run:
-        """A run from its whole history, to ask and to close: nothing of what it wants done is sent."""
-        definition = self._definitions[task.workflow_type_name]
-        info = WorkflowInfo(workflow_id=task.workflow_id, run_id=task.run_id, type=task.workflow_type_name)
-        run = Run(definition, info)
-        run.feed(task.history)
+        """A run from its whole history, to ask and to close: as it was after its last answer."""
+        run = self._fresh(task, self._definitions[task.workflow_type_name])
+        run.replay(task.history)
         return run
 
     def evict(self, run_id: str) -> None:
@@ -149,6 +161,16 @@ class WorkflowTaskHandler:
         """Forget everything: the connection is gone, and the server sends whole histories from now on."""
         while self._runs:
             self.evict(next(iter(self._runs)))
+
+    def _fresh(self, task: WorkflowTask, definition: Definition) -> Run:
+        info = WorkflowInfo(
+            workflow_id=task.workflow_id,
+            run_id=task.run_id,
+            type=task.workflow_type_name,
+            task_queue=self._task_queue,
+            namespace=self._namespace,
+        )
+        return Run(definition, info)
 
     def _at_hand(self, task: WorkflowTask) -> Run | None:
         run = self._runs.get(task.run_id)
