@@ -228,10 +228,7 @@ def workflow_name(target: object) -> str:
         return check_name(target, Kind.WORKFLOW)
     role = getattr(target, _ROLE, None)
     if isinstance(role, _Role) and role.kind == "run":
-        owner = _owner(target)
-        if owner is None:
-            raise TypeError(f"{target!r} belongs to a class that is not under @workflow.defn")
-        return owner.name
+        return _owner(target).name
     return definition_of(target).name
 
 
@@ -245,12 +242,16 @@ def signal_name(target: object) -> str:
     raise TypeError(f"{target!r} is no signal: give a name, or a method under @workflow.signal")
 
 
-_owners: dict[Any, Definition] = {}
-"""By run method. As many as there are workflow classes."""
+_owners: dict[Any, list[Definition]] = {}
+"""By run method, which classes may inherit from one another. As many as there are workflow classes."""
 
 
-def _owner(method: object) -> Definition | None:
-    return _owners.get(getattr(method, "__func__", method))
+def _owner(method: object) -> Definition:
+    owners = _owners.get(getattr(method, "__func__", method), [])
+    if len(owners) != 1:
+        names = ", ".join(owner.name for owner in owners) or "none under @workflow.defn"
+        raise TypeError(f"{method!r} does not say which workflow is meant, it belongs to: {names}; give the name")
+    return owners[0]
 
 
 def _of_function(name: str, function: Any) -> Definition:
@@ -291,10 +292,15 @@ def _of_class(name: str, cls: type[Any]) -> Definition:
     if not found["run"]:
         raise TypeError(f"{cls!r} has no method under @workflow.run")
     try:
-        inspect.signature(cls).bind()
+        signature = inspect.signature(cls)
+    except ValueError:
+        signature = inspect.Signature()  # a class that does not say
+    try:
+        signature.bind()
     except TypeError as error:
         raise TypeError(f"{cls!r} cannot be made without arguments, as a worker makes it: {error}") from None
     (main,) = found["run"].values()
     definition = Definition(name, cls, main, found["signal"], found["query"], found["update"])
-    _owners[main.function] = definition
+    owners = _owners.setdefault(main.function, [])
+    owners[:] = [*(owner for owner in owners if owner.cls is not cls), definition]
     return definition

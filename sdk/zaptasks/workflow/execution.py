@@ -298,6 +298,8 @@ class Run:
                 self._check_local_calls()
                 self._commands = []
             self._matching.check_all_made()
+            self._early.clear()
+            self._local_early.clear()
             self.is_replaying = False
             late = self._matching.unrecorded_cancels()
         if self._closing is not None:
@@ -340,7 +342,7 @@ class Run:
                 told = self._open.get(command_id)
                 if told is not None:
                     told(event)
-                elif command_id:
+                elif command_id and self.is_replaying:  # changed code may come to the command later
                     self._early.setdefault(command_id, []).append(event)
 
     def _run(self) -> None:
@@ -393,6 +395,8 @@ class Run:
         error = self._root.error()
         if error is not None:
             alone = _alone(error)
+            if isinstance(alone, ContinueAsNew):
+                return alone.command  # out of a signal handler
             library = innermost_module(alone)
             if isinstance(alone, RuntimeError) and library in LOOPS:
                 raise foreign_await(raised_at(alone, FOREIGN), library)
