@@ -19,6 +19,7 @@ from tests.helpers.engine_driver import Driver, failure, payload, value
 from zapserver.deliveries import delivery_body
 from zapserver.engine import commands as c
 from zapserver.engine.effects import DeliverActivityTask, DeliverQuery, DeliverWorkflowTask
+from zapserver.engine.errors import NotFound, StaleToken
 from zapserver.engine.records import Event
 from zapserver.shapes import event as event_shape
 from zapserver.task_commands import read_answer
@@ -36,8 +37,10 @@ _read_task = msgspec.json.Decoder(WorkflowTask).decode
 class World:
     """Peer 1 runs the workflows, peer 5 does activities: at once with the functions given, else as the test says."""
 
-    def __init__(self, *workflows: object, forgetful: bool = False, **activities: Callable[..., object]) -> None:
-        self.d = Driver()
+    def __init__(
+        self, *workflows: object, forgetful: bool = False, watch: bool = True, **activities: Callable[..., object]
+    ) -> None:
+        self.d = Driver(watch=watch)
         self.workflows = workflows
         self.handler = WorkflowTaskHandler(workflows)
         self.activities = activities
@@ -93,7 +96,10 @@ class World:
         command = read_answer(effect.task_token, answer_body(answer))
         if isinstance(command, c.FailWorkflowTask):
             self.reasons.append(command.reason)
-        self.d.step(command)
+        try:
+            self.d.step(command)
+        except (StaleToken, NotFound):
+            self.handler.evict(task.run_id)  # too late: another task was sent out, or the run was closed
         if self.forgetful:
             self.handler.evict_all()
 
