@@ -1,0 +1,352 @@
+"""Child workflows, and other executions that a workflow signals or cancels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, overload
+from uuid import NAMESPACE_OID, uuid5
+
+from zaptasks.arguments import result_reader
+from zaptasks.json_types import Reader
+from zaptasks.options import RetryPolicy, Seconds, to_ms
+from zaptasks.payloads import SMALL_PAYLOAD_BYTES_MAX, encode_arguments, encode_optional
+
+from . import commands as c
+from . import history as h
+from .activities import OnCancel, Outcome, decode_result
+from .definition import RunMethod, signal_name, workflow_name
+from .errors import ChildFailed, ChildStartFailed, ExternalFailed
+from .execution import Run, current_run
+from .scheduler import checkpoint_if_cancelled, current_task
+
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+
+ParentClosePolicy: TypeAlias = Literal["terminate", "cancel", "abandon"]
+"""What becomes of a child that is open when its parent's run ends."""
+
+
+class ExternalWorkflow:
+    """Another execution, by its id. Made by `external_workflow`."""
+
+    def __init__(self, workflow_id: str, run_id: str = "") -> None:
+        if not workflow_id:
+            raise ValueError("a workflow id is needed")
+        self.workflow_id = workflow_id
+        self.run_id: Final = run_id
+
+    async def signal(self, signal: str | Callable[..., Any], value: object = None) -> None:
+        """Send it a signal, by name or by its method, and wait until the server has it. Raises `ExternalFailed`."""
+        name = signal_name(signal)
+        await checkpoint_if_cancelled()
+        command = c.SignalExternal(
+            id=current_task().next_command_id(),
+            workflow_id=self.workflow_id,
+            run_id=self.run_id,
+            signal_name=name,
+            input=encode_optional(value, f"the value of signal {name!r}"),
+        )
+        await self._ask(command)
+
+    async def cancel(self, reason: str = "") -> None:
+        """Ask it to end, and wait until the server has told it. Raises `ExternalFailed`."""
+        await checkpoint_if_cancelled()
+        command = c.CancelExternal(
+            id=current_task().next_command_id(), workflow_id=self.workflow_id, run_id=self.run_id, reason=reason
+        )
+        await self._ask(command)
+
+    async def _ask(self, command: c.SignalExternal | c.CancelExternal) -> None:
+        run, outcome = current_run(), Outcome()
+
+        def told(event: h.Event) -> None:
+            run.settle(command.id)
+            outcome.settle(event)
+
+        run.add(command)
+        run.expect(command.id, told)
+        # What was asked for cannot be taken back, and the answer comes at once: no cancel ends this wait.
+        event = await outcome.wait(lambda: False)
+        if event.event_type.endswith("_FAILED"):
+            raise ExternalFailed(self.workflow_id, event.failure)
+
+
+def external_workflow(workflow_id: str, run_id: str = "") -> ExternalWorkflow:
+    """Another execution of the namespace; without a run id, whichever run of it is open."""
+    return ExternalWorkflow(workflow_id, run_id)
+
+
+class ChildHandle(ExternalWorkflow, Generic[R]):
+    """A child workflow. Made by `start_child_workflow`."""
+
+    def __init__(self, run: Run, command: c.StartChild, read: Reader, on_cancel: OnCancel) -> None:
+        super().__init__(command.workflow_id)
+        self.type: Final = command.type
+        self.first_run_id: str = ""
+        """The run that it began with."""
+        self._run = run
+        self._id = command.id
+        self._read = read
+        self._on_cancel = on_cancel
+        self._started = Outcome()
+        self._closed = Outcome()
+        self._is_cancel_requested = False
+        run.add(command)
+        run.expect(command.id, self._told)
+
+    def _told(self, event: h.Event) -> None:
+        if event.event_type == h.CHILD_STARTED:
+            self.first_run_id = event.get("runId", str)
+            self.workflow_id = event.get("workflowId", str)
+            self._started.settle(event)
+            return
+        self._run.settle(self._id)
+        self._started.settle(event)
+        self._closed.settle(event)
+
+    @property
+    def is_done(self) -> bool:
+        return self._closed.event is not None
+
+    async def started(self) -> None:
+        event = await self._started.wait(self._cancelled_by_scope)
+        if event.event_type == h.CHILD_START_FAILED:
+            raise ChildStartFailed(self.type, event.get("workflowId", str), event.failure)
+
+    async def result(self) -> R:
+        """Wait for its end, over all of its runs. Raises `ChildFailed`, `ChildStartFailed`."""
+        event = await self._closed.wait(self._cancelled_by_scope)
+        if event.event_type == "CHILD_WORKFLOW_COMPLETED":
+            value: R = decode_result(self._read, event.payload("result"), f"child workflow {self.type!r}")
+            return value
+        if event.event_type == h.CHILD_START_FAILED:
+            raise ChildStartFailed(self.type, event.get("workflowId", str), event.failure)
+        if event.event_type == h.CHILD_CANCELED and self._is_cancel_requested:
+            await checkpoint_if_cancelled()
+        raise ChildFailed(self.type, self.workflow_id, event.failure)
+
+    def _cancelled_by_scope(self) -> bool:
+        if self._on_cancel != "abandon" and not self._is_cancel_requested and not self.is_done:
+            self._is_cancel_requested = True
+            reason = self._run.cancel_reason or "the workflow that waits for it canceled it"
+            self._run.add(c.CancelExternal(id=f"{self._id}/cancel", workflow_id=self.workflow_id, reason=reason))
+        return self._on_cancel != "wait"
+
+
+def _start(
+    workflow: object,
+    args: tuple[object, ...],
+    id: str,
+    task_queue: str,
+    parent_close_policy: ParentClosePolicy,
+    execution_timeout: Seconds | None,
+    run_timeout: Seconds | None,
+    retry_policy: RetryPolicy | None,
+    cron_schedule: str,
+    memo: Mapping[str, object] | None,
+    search_attributes: Mapping[str, object] | None,
+    on_cancel: OnCancel,
+) -> ChildHandle[Any]:
+    if parent_close_policy not in ("terminate", "cancel", "abandon"):
+        raise ValueError(
+            f'parent_close_policy is {parent_close_policy!r}: it must be "terminate", "cancel" or "abandon"'
+        )
+    if on_cancel not in ("wait", "request", "abandon"):
+        raise ValueError(f'on_cancel is {on_cancel!r}: it must be "wait", "request" or "abandon"')
+    name = workflow_name(workflow)
+    run = current_run()
+    command_id = current_task().next_command_id()
+    timeouts = {
+        key: span
+        for key, span in (
+            ("workflow_execution_ms", to_ms(execution_timeout, "execution_timeout")),
+            ("workflow_run_ms", to_ms(run_timeout, "run_timeout")),
+        )
+        if span
+    }
+    command = c.StartChild(
+        id=command_id,
+        type=name,
+        # An id of its own, so that it can be canceled before the server has said how it is called.
+        workflow_id=id or f"{name.lower()}-{uuid5(NAMESPACE_OID, f'{run.info.run_id}/{command_id}')}",
+        task_queue=task_queue,
+        input=encode_arguments(args, f"the arguments of workflow {name!r}"),
+        timeouts=timeouts or None,
+        retry_policy=None if retry_policy is None else retry_policy.to_wire(),
+        parent_close_policy=parent_close_policy,
+        memo=encode_optional(None if memo is None else dict(memo), "the memo", SMALL_PAYLOAD_BYTES_MAX),
+        search_attributes=None if search_attributes is None else dict(search_attributes),
+        cron_schedule=cron_schedule,
+    )
+    function = workflow if callable(workflow) and not isinstance(workflow, type) else None
+    return ChildHandle(run, command, result_reader(function), on_cancel)
+
+
+@overload
+async def execute_child_workflow(
+    workflow: RunMethod[*Ts, R],
+    /,
+    *args: *Ts,
+    id: str = ...,
+    task_queue: str = ...,
+    parent_close_policy: ParentClosePolicy = ...,
+    execution_timeout: Seconds | None = ...,
+    run_timeout: Seconds | None = ...,
+    retry_policy: RetryPolicy | None = ...,
+    cron_schedule: str = ...,
+    memo: Mapping[str, object] | None = ...,
+    search_attributes: Mapping[str, object] | None = ...,
+    on_cancel: OnCancel = ...,
+) -> R: ...
+@overload
+async def execute_child_workflow(
+    workflow: Callable[[Unpack[Ts]], Coroutine[Any, Any, R]],
+    /,
+    *args: *Ts,
+    id: str = ...,
+    task_queue: str = ...,
+    parent_close_policy: ParentClosePolicy = ...,
+    execution_timeout: Seconds | None = ...,
+    run_timeout: Seconds | None = ...,
+    retry_policy: RetryPolicy | None = ...,
+    cron_schedule: str = ...,
+    memo: Mapping[str, object] | None = ...,
+    search_attributes: Mapping[str, object] | None = ...,
+    on_cancel: OnCancel = ...,
+) -> R: ...
+@overload
+async def execute_child_workflow(
+    workflow: str | type[Any],
+    /,
+    *args: object,
+    id: str = ...,
+    task_queue: str = ...,
+    parent_close_policy: ParentClosePolicy = ...,
+    execution_timeout: Seconds | None = ...,
+    run_timeout: Seconds | None = ...,
+    retry_policy: RetryPolicy | None = ...,
+    cron_schedule: str = ...,
+    memo: Mapping[str, object] | None = ...,
+    search_attributes: Mapping[str, object] | None = ...,
+    on_cancel: OnCancel = ...,
+) -> Any: ...
+async def execute_child_workflow(
+    workflow: Any,
+    /,
+    *args: *Ts,
+    id: str = "",
+    task_queue: str = "",
+    parent_close_policy: ParentClosePolicy = "terminate",
+    execution_timeout: Seconds | None = None,
+    run_timeout: Seconds | None = None,
+    retry_policy: RetryPolicy | None = None,
+    cron_schedule: str = "",
+    memo: Mapping[str, object] | None = None,
+    search_attributes: Mapping[str, object] | None = None,
+    on_cancel: OnCancel = "wait",
+) -> Any:
+    """Start a workflow as a child of this one, and return its result.
+
+    `workflow` is a method under `@workflow.run`, a function, or a name. Raises `ChildFailed` and `ChildStartFailed`.
+    When this wait is cancelled, `on_cancel` says what becomes of the child: by default it is asked to end, with the
+    reason of the cancel, and its end is waited for.
+    """
+    await checkpoint_if_cancelled()
+    handle = _start(
+        workflow,
+        args,
+        id,
+        task_queue,
+        parent_close_policy,
+        execution_timeout,
+        run_timeout,
+        retry_policy,
+        cron_schedule,
+        memo,
+        search_attributes,
+        on_cancel,
+    )
+    return await handle.result()
+
+
+@overload
+async def start_child_workflow(
+    workflow: RunMethod[*Ts, R],
+    /,
+    *args: *Ts,
+    id: str = ...,
+    task_queue: str = ...,
+    parent_close_policy: ParentClosePolicy = ...,
+    execution_timeout: Seconds | None = ...,
+    run_timeout: Seconds | None = ...,
+    retry_policy: RetryPolicy | None = ...,
+    cron_schedule: str = ...,
+    memo: Mapping[str, object] | None = ...,
+    search_attributes: Mapping[str, object] | None = ...,
+    on_cancel: OnCancel = ...,
+) -> ChildHandle[R]: ...
+@overload
+async def start_child_workflow(
+    workflow: Callable[[Unpack[Ts]], Coroutine[Any, Any, R]],
+    /,
+    *args: *Ts,
+    id: str = ...,
+    task_queue: str = ...,
+    parent_close_policy: ParentClosePolicy = ...,
+    execution_timeout: Seconds | None = ...,
+    run_timeout: Seconds | None = ...,
+    retry_policy: RetryPolicy | None = ...,
+    cron_schedule: str = ...,
+    memo: Mapping[str, object] | None = ...,
+    search_attributes: Mapping[str, object] | None = ...,
+    on_cancel: OnCancel = ...,
+) -> ChildHandle[R]: ...
+@overload
+async def start_child_workflow(
+    workflow: str | type[Any],
+    /,
+    *args: object,
+    id: str = ...,
+    task_queue: str = ...,
+    parent_close_policy: ParentClosePolicy = ...,
+    execution_timeout: Seconds | None = ...,
+    run_timeout: Seconds | None = ...,
+    retry_policy: RetryPolicy | None = ...,
+    cron_schedule: str = ...,
+    memo: Mapping[str, object] | None = ...,
+    search_attributes: Mapping[str, object] | None = ...,
+    on_cancel: OnCancel = ...,
+) -> ChildHandle[Any]: ...
+async def start_child_workflow(
+    workflow: Any,
+    /,
+    *args: *Ts,
+    id: str = "",
+    task_queue: str = "",
+    parent_close_policy: ParentClosePolicy = "terminate",
+    execution_timeout: Seconds | None = None,
+    run_timeout: Seconds | None = None,
+    retry_policy: RetryPolicy | None = None,
+    cron_schedule: str = "",
+    memo: Mapping[str, object] | None = None,
+    search_attributes: Mapping[str, object] | None = None,
+    on_cancel: OnCancel = "wait",
+) -> ChildHandle[Any]:
+    """Like `execute_child_workflow`, but return once the child has begun; `await handle.result()` waits for its end."""
+    await checkpoint_if_cancelled()
+    handle = _start(
+        workflow,
+        args,
+        id,
+        task_queue,
+        parent_close_policy,
+        execution_timeout,
+        run_timeout,
+        retry_policy,
+        cron_schedule,
+        memo,
+        search_attributes,
+        on_cancel,
+    )
+    await handle.started()
+    return handle

@@ -1,0 +1,115 @@
+"""What the workflow API raises.
+
+    BaseException
+    ├── Cancelled            a cancel scope around this code was cancelled; let it pass
+    └── ContinueAsNew        (execution.py) ends the run and begins the next; let it pass
+
+    ZapError
+    ├── RemoteError
+    │   ├── ActivityFailed   (zaptasks.ActivityFailed)
+    │   ├── ChildFailed      a child workflow failed, was canceled or terminated, or timed out
+    │   ├── ChildStartFailed it never began
+    │   └── ExternalFailed   a signal to, or a cancel of, another execution was refused
+    └── WorkflowTaskError    this worker cannot go on with the run; the run stays open and is tried again
+        ├── NondeterminismError
+        └── ForeignAwait
+
+The rest has trio's names and meaning: TooSlowError, WouldBlock, EndOfChannel, ClosedResourceError, BrokenResourceError.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from zaptasks.errors import RemoteError
+from zapwire.errors import ZapError
+from zapwire.failure import Failure
+
+
+class Cancelled(BaseException):
+    """Raised where a task waits inside a cancelled scope. `reason` is what the canceler said, or empty."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason or "cancelled")
+        self.reason = reason
+
+
+class TooSlowError(Exception):
+    """`fail_after` or `fail_at` ran out of time."""
+
+
+class WouldBlock(Exception):
+    """A `_nowait` method would have had to wait."""
+
+
+class EndOfChannel(Exception):
+    """There are no more senders, and nothing is left."""
+
+
+class ClosedResourceError(Exception):
+    """Used after this task, or another one, closed it."""
+
+
+class BrokenResourceError(Exception):
+    """The other side is gone."""
+
+
+class NotInWorkflow(RuntimeError):
+    """A function of the workflow API was called by code that no workflow runs."""
+
+
+class ReadOnlyError(RuntimeError):
+    """A query, a validator or a condition tried to change something."""
+
+
+class ChildFailed(RemoteError):
+    """A child workflow ended otherwise than by completing: see `type`."""
+
+    code: ClassVar[str] = "child_failed"
+
+    def __init__(self, workflow_type: str, workflow_id: str, failure: Failure) -> None:
+        super().__init__(failure, subject=f"child workflow {workflow_type} ({workflow_id})")
+        self.workflow_type = workflow_type
+        self.workflow_id = workflow_id
+
+
+class ChildStartFailed(ChildFailed):
+    """A child workflow could not be started: its id is taken, or there is no room."""
+
+    code: ClassVar[str] = "child_start_failed"
+
+
+class ExternalFailed(RemoteError):
+    """Another execution could not be signaled or canceled; mostly because there is none of that id."""
+
+    code: ClassVar[str] = "external_failed"
+
+    def __init__(self, workflow_id: str, failure: Failure) -> None:
+        super().__init__(failure, subject=f"workflow {workflow_id}")
+        self.workflow_id = workflow_id
+
+
+class WorkflowTaskError(ZapError):
+    """The worker cannot go on with a run, and the run is not to blame: it stays open and another try is made."""
+
+    code: ClassVar[str] = "workflow_task_failed"
+
+
+class NondeterminismError(WorkflowTaskError):
+    """The code does not do what the history says that it did."""
+
+    code: ClassVar[str] = "nondeterminism"
+
+
+class ForeignAwait(WorkflowTaskError):
+    """The code awaits something that only trio, asyncio or another loop could wake."""
+
+    code: ClassVar[str] = "foreign_await"
+
+
+class Broken(BaseException):
+    """Unwinds a run that this worker cannot go on with. Not part of the API: there is nothing to catch."""
+
+
+class Evicted(BaseException):
+    """What code that still runs while its run is dropped gets from the workflow API."""
