@@ -144,8 +144,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         int,
         limit(
             "runs of a schedule",
-            "They wait for an open one, and are written whole when one joins or leaves. One more is dropped, and counted"
-            " by its schedule; nothing is refused.",
+            "They wait for an open one, and are written whole when one joins or leaves. One more is dropped, and"
+            " counted by its schedule; nothing is refused.",
         ),
     ] = 1_000
 
