@@ -130,7 +130,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     ] = 2_000
 
     signal_ids_max: Annotated[
-        int, limit("request ids of an execution", "Of signals; the oldest are forgotten, nothing is refused.")
+        int,
+        limit(
+            "request ids of an execution",
+            "Of signals, and as many of starts that found it open; the oldest are forgotten, nothing is refused.",
+        ),
     ] = 1_000
 
     queue_backlog_max: Annotated[
@@ -144,8 +148,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         int,
         limit(
             "runs of a schedule",
-            "They wait for an open one, and are written whole when one joins or leaves. One more is dropped, and counted"
-            " by its schedule; nothing is refused.",
+            "They wait for an open one, and are written whole when one joins or leaves. One more is dropped, and"
+            " counted by its schedule; nothing is refused.",
         ),
     ] = 1_000
 
