@@ -149,6 +149,30 @@ def test_a_workflow_takes_so_many_signals() -> None:
     refused(d, _signal(again), "signals-per-execution")  # the first came with the history, the other was given again
 
 
+def test_an_execution_knows_the_request_of_its_start_and_the_latest_that_found_it_open() -> None:
+    d = Driver(limits=Limits(signal_ids_max=2))
+
+    def start(request_id: str, signal: str = "") -> c.Started:
+        return d.step(
+            c.StartWorkflow(
+                type="Cart",
+                workflow_id="cart",
+                request_id=request_id,
+                signal_name=signal,
+                id_conflict=c.IdConflict.USE_EXISTING,
+            )
+        )
+
+    first = start("r0")
+    for number in range(1, 6):
+        start(f"r{number}", "add")
+    assert [key[2] for key in d.execution(first).request_keys] == ["r0", "r4", "r5"]
+    d.restart()
+    for known in ("r0", "r4", "r5"):
+        assert start(known, "add").run_id == first.run_id
+    assert d.execution(first).signal_count == 5
+
+
 def test_a_history_is_bounded_in_bytes_and_what_runs_can_end() -> None:
     d = Driver(limits=Limits(history_bytes_max=3_000))
     d.subscribe_workflows(1)

@@ -130,7 +130,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     ] = 2_000
 
     signal_ids_max: Annotated[
-        int, limit("request ids of an execution", "Of signals; the oldest are forgotten, nothing is refused.")
+        int,
+        limit(
+            "request ids of an execution",
+            "Of signals, and as many of starts that found it open; the oldest are forgotten, nothing is refused.",
+        ),
     ] = 1_000
 
     queue_backlog_max: Annotated[

@@ -35,10 +35,16 @@ def seen(s: State, request: RequestKey | None) -> Started | None:
 
 
 def remember(s: State, execution: Execution, request: RequestKey | None) -> None:
-    if request is not None:
-        s.request_ids[request] = execution.run_id
-        execution.request_keys += (request,)
-        s.touch(execution)
+    """Take note that `request` started or found this execution. All of them are written with each of its changes."""
+    if request is None:
+        return
+    s.request_ids[request] = execution.run_id
+    execution.request_keys += (request,)
+    if len(execution.request_keys) > s.limits.signal_ids_max + 1:
+        first, oldest, *others = execution.request_keys  # the first is that of its start
+        del s.request_ids[oldest]
+        execution.request_keys = (first, *others)
+    s.touch(execution)
 
 
 def check_run_id(s: State, run_id: str) -> None:
