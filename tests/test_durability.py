@@ -151,3 +151,33 @@ async def test_a_timer_that_came_due_while_nobody_was_there_fires(data: Path) ->
 async def test_a_second_server_on_the_same_data_is_refused_with_the_reason(data: Path) -> None:
     with running_server(data=data), pytest.raises(AssertionError, match="exit status 1"), running_server(data=data):
         pass
+
+
+async def test_a_namespace_whose_file_cannot_be_read_is_refused_with_the_reason_and_the_others_are_served(
+    data: Path,
+) -> None:
+    with running_server(data=data) as server:
+        async with client_of(server) as client:
+            await client.register_namespace("other")
+            kept = await client.now("email.send", 1)
+        server.kill()
+    file = data / "_" / "other.db"
+    file.write_bytes(b"no database" * 1_000)
+    for suffix in ("-wal", "-shm"):
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
+    with running_server(data=data) as server:
+        async with client_of(server) as client, open_client(server.zap, namespace="other") as other:
+            assert await kept_by(client) == [kept.run_id]
+            with pytest.raises(
+                zaptasks.CallFailed, match="other.db: file is not a database: stop the server"
+            ) as caught:
+                await other.now("email.send", 1)
+            assert caught.value.status == 500
+            health = await client.health()
+            assert health.status == "ok"
+            assert isinstance(health.store, dict)
+            assert "restore a backup" in health.store["other"]
+
+
+async def kept_by(client: AsyncClient) -> list[str]:
+    return [listed.run_id async for listed in client.list()]

@@ -206,7 +206,10 @@ class Namespaces:
         new_id: Callable[[], str] = new_id,
         random: Callable[[], float] = random,
     ) -> None:
-        """Open the default namespace and those that are `known` to have a store. Raises `StoreError`.
+        """Open the default namespace and those that are `known` to have a store.
+
+        One whose file cannot be read goes to `unreadable`, and the others are served. Raises `StoreError` for the
+        default one, and for whatever else stands in the way.
 
         A simulation gives its own `new_id` and `random`, so that one seed decides everything.
         """
@@ -221,15 +224,24 @@ class Namespaces:
         self.on_open: Callable[[Namespace], None] = _nothing
         """Called with each namespace that is registered from now on."""
         self.default = default
+        self.unreadable: dict[str, Damaged] = {}
+        """Namespaces that exist and cannot be served, and why."""
         for name in sorted({default, *known}):
-            self._open(name, now_ms)
+            try:
+                self._open(name, now_ms)
+            except Damaged as error:
+                if name == default:
+                    raise
+                self.unreadable[name] = error
         if not self._by_name[default].about.description:
             self._by_name[default].describe(description="Default namespace")
 
     def get(self, name: str) -> Namespace:
-        """The namespace, or the default one for "". Raises `NotFound`."""
+        """The namespace, or the default one for "". Raises `NotFound`, and `Damaged` where it is `unreadable`."""
         namespace = self._by_name.get(name or self.default)
         if namespace is None:
+            if name in self.unreadable:
+                raise self.unreadable[name].with_traceback(None)
             check_namespace_name(name)
             raise NotFound(f'namespace "{name}" not registered')
         return namespace
@@ -262,6 +274,7 @@ class Namespaces:
             store.close()  # or its lock would keep everybody out, also the next try
             raise
         self._by_name[name] = namespace
+        self.unreadable.pop(name, None)
         self.on_open(namespace)
         return namespace
 

@@ -147,6 +147,8 @@ def _tell_what_was_found(namespaces: Namespaces, data: str, seconds: float) -> N
         schedules=sum(each["schedules"] for each in counts),
         seconds=round(seconds, 3),
     )
+    for name, error in namespaces.unreadable.items():
+        log.error("a namespace cannot be read and is not served", namespace=name, reason=str(error))
     for namespace in namespaces:
         for damage in namespace.damaged:
             log.error("a record is damaged and not served", namespace=namespace.name, reason=str(damage))
