@@ -435,21 +435,23 @@ def test_verdicts_and_what_they_mean_for_the_run(
 def test_a_hostile_case_that_harms_a_bystander_fails() -> None:
     """The body of the case is content; the check after it is not."""
 
-    class PoisonedByGarbage(FakeServer):
-        poisoned = False
+    poisoned = threading.Event()
 
+    class PoisonedByGarbage(FakeServer):
         def _frame(self, connection: socket.socket) -> bytes | None:
             payload = super()._frame(connection)
-            self.poisoned = self.poisoned or payload == b"poison"
+            if payload == b"poison":
+                poisoned.set()
             return payload
 
         def answer(self, connection: socket.socket, call: wire.Correlated) -> None:
-            if not self.poisoned:
+            if not poisoned.is_set():
                 super().answer(connection, call)
 
     def poisons(trial: Trial) -> None:
         peer = trial.peer()
         peer.connection.send_frame(b"poison")
+        assert poisoned.wait(FAST)
         peer.close()
 
     made = Case("call/poison", "A requirement.", Severity.MUST, poisons, hostile=True)
