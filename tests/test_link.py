@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import trio
@@ -402,6 +403,34 @@ async def test_a_call_that_never_left_says_so_at_its_deadline(patient_clock: Moc
         assert len((await peer.message())[2].body) == 8 * 1024 * 1024
         assert (await peer.message())[2].body == b"the end"
         assert link.outbox_bytes == 0
+
+
+async def test_more_calls_than_may_wait_for_the_peer_take_their_turns() -> None:
+    body = bytes(4 * 1024 * 1024)
+    lengths: list[int] = []
+
+    async def caller(link: Link) -> None:
+        lengths.append(len((await link.call(ECHO, body)).body))
+
+    async with served() as (link, _, _), trio.open_nursery() as nursery:
+        for _ in range(12):
+            nursery.start_soon(caller, link)
+    assert lengths == [len(body)] * 12
+
+
+async def test_a_call_that_finds_no_room_says_so_at_its_deadline(patient_clock: MockClock) -> None:
+    limits = LinkLimits(write_stall_seconds=1000, outbox_bytes=1024 * 1024)
+    async with linked_to_raw(small_buffers=True, limits=limits) as (link, peer):
+        link.send(NOTE, bytes(8 * 1024 * 1024))
+        began = trio.current_time()
+        for call in (partial(link.call, ECHO, b"a"), partial(link.call_raw, b"a" * 1_000)):
+            with pytest.raises(NotSent, match="read too little for 2 s"):
+                await call(timeout=2)
+        assert trio.current_time() - began == pytest.approx(4)
+        with trio.move_on_after(1):
+            await link.call(ECHO, b"a")
+        assert len((await peer.message())[2].body) == 8 * 1024 * 1024
+        assert link.open
 
 
 # The end

@@ -100,6 +100,7 @@ class Link:
         "_group",
         "_heard",
         "_outbox",
+        "_outbox_bytes_max",
         "_pause_bytes",
         "_poll_pause",
         "_poll_penalty",
@@ -124,6 +125,7 @@ class Link:
             unanswered_calls_max=limits.unanswered_calls,
         )
         self._outbox = Outbox(sock, group, self._abort)
+        self._outbox_bytes_max = limits.outbox_bytes
         self._pause_bytes = limits.pause_bytes if role is Role.SERVER else math.inf
         self._poll_penalty = 0
         self._poll_pause = 0
@@ -188,11 +190,14 @@ class Link:
     ) -> Envelope:
         """Call the peer and return its answer. Not a checkpoint before the call is sent, always one after.
 
+        Only while more waits for the peer than may (`LinkLimits.outbox_bytes`) a call waits here for room.
         `timeout` is in seconds. A call that is canceled or runs out of time is forgotten: while it still waits
         here it never leaves, and otherwise a peer of ours is told that nobody waits any more. Raises
         `CallFailed` for an answer other than success, `NotSent` or `OutcomeUnknown` when time or connection
         end, `BadMessage` for an answer that cannot be read, `LocalProtocolError` for a call that cannot be made.
         """
+        if self._outbox.bytes + len(body) > self._outbox_bytes_max:
+            timeout = await self._wait_for_room(len(body), timeout)
         if self._error is not None:
             raise self._not_sent()
         caller = self._caller(timeout)
@@ -209,12 +214,29 @@ class Link:
 
         For the opcodes whose root object is not the envelope. Otherwise as `call`.
         """
+        if self._outbox.bytes + len(message) > self._outbox_bytes_max:
+            timeout = await self._wait_for_room(len(message), timeout)
         if self._error is not None:
             raise self._not_sent()
         caller = self._caller(timeout)
         request_id, frame = self._connection.call_raw(message, caller)
         self._outbox.write(frame)
         return (await self._reply_to(request_id, caller)).message
+
+    async def _wait_for_room(self, size: int, timeout: float | None) -> float | None:
+        """Wait until the peer has read so much that `size` bytes may wait too; returns the rest of the timeout."""
+        limit = max(self._outbox_bytes_max - size, 0)
+        deadline = math.inf if timeout is None else trio.current_time() + timeout
+        with trio.move_on_at(deadline):
+            while self._outbox.bytes > limit and self._error is None:
+                await trio.lowlevel.checkpoint()  # what was gathered leaves in the next tick
+                await self._outbox.below(limit)
+        if self._error is None and self._outbox.bytes > limit:
+            raise NotSent(
+                f"{self.node_id} read too little for {timeout:g} s: {self._outbox.bytes} bytes wait for it, and the"
+                " call was never sent"
+            )
+        return None if timeout is None else max(deadline - trio.current_time(), 0.0)
 
     def _caller(self, timeout: float | None) -> _Caller:
         if timeout is None:
