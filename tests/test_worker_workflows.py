@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import trio
 from tests.helpers.sdk_servers import open_fake_server, open_real_server
-from tests.helpers.workers import QUICK, at_fake, served
+from tests.helpers.workers import NO_RETRY, QUICK, at_fake, served
 
 from zaptasks import (
     AsyncClient,
@@ -29,6 +29,7 @@ from zaptasks import (
     open_worker,
     workflow,
 )
+from zapwire.handshake import Capability
 from zapwire.opcodes import Op
 
 
@@ -77,8 +78,16 @@ async def update(client: AsyncClient, handle: WorkflowHandle, name: str, *args: 
 
 async def state_is(handle: WorkflowHandle, count: int, type: str) -> None:
     """Wait until the history has that many events of a type."""
-    with trio.fail_after(5):
-        while [event.event_type async for event in handle.history()].count(type) < count:
+
+    async def is_so() -> bool:
+        return [event.event_type async for event in handle.history()].count(type) >= count
+
+    await until(is_so)
+
+
+async def until(ready: Callable[[], Awaitable[bool]]) -> None:
+    with trio.fail_after(10):
+        while not await ready():  # noqa: ASYNC110 - what is waited for happens on the server
             await trio.sleep(0.01)
 
 
@@ -132,10 +141,9 @@ async def test_a_failure_and_a_cancel_end_a_workflow() -> None:
 
 
 async def test_both_kinds_of_workflows_are_served_by_one_worker() -> None:
-    async def plain(ctx: WorkflowContext) -> str:
+    async def plain(ctx: WorkflowContext) -> None:
         ctx.on_query("state", lambda: "held")
         await trio.sleep_forever()
-        return ""
 
     async with served(activities=[charge], workflows={"plain": plain, "Order": Order}, shutdown_timeout=0) as (
         client,
@@ -164,8 +172,6 @@ def test_what_cannot_be_served_is_refused_when_the_worker_is_made() -> None:
 
 
 async def test_a_server_that_keeps_no_histories_is_not_asked() -> None:
-    from zapwire.handshake import Capability
-
     async with open_fake_server(capabilities=Capability(0)) as fake:
         with pytest.raises(CallFailed, match="keeps no histories"):
             async with at_fake(fake, workflows=[Order]):
@@ -288,10 +294,11 @@ async def test_a_lost_connection_in_the_middle_is_survived() -> None:
         handle = await client.start_workflow("Order", "tea")
         await state_is(handle, 1, "TIMER_FIRED")
         server.drop_connections()
-        with trio.fail_after(5):
-            while worker.is_connected:
-                await trio.sleep(0)
-        assert not worker._serving.has(handle.run_id)
+
+        async def is_forgotten() -> bool:
+            return not worker._serving.has(handle.run_id)
+
+        await until(is_forgotten)
         await handle.signal("approve")
         assert await handle.result() == ["paid tea"]
 
@@ -326,15 +333,17 @@ async def test_a_server_that_restarts_in_the_middle_goes_on(tmp_path: Path) -> N
     async with trio.open_nursery() as nursery:
         async with open_real_server(data=str(tmp_path)) as first:
             port = int(first.zap.rpartition(":")[2])
-            client = await nursery.start(_hold_client, first.zap)
-            worker = await nursery.start(_hold_worker, client)
+            client: AsyncClient = await nursery.start(_hold_client, first.zap)
+            worker: Worker = await nursery.start(_hold_worker, client)
             handle = await client.start_workflow("Order", "tea")
             assert await update(client, handle, "rename", "ada") == 1
             await state_is(handle, 1, "TIMER_FIRED")
         async with open_real_server(port=port, data=str(tmp_path)):
-            with trio.fail_after(10):
-                while not worker.is_connected:
-                    await trio.sleep(0.01)
+
+            async def is_connected() -> bool:
+                return worker.is_connected
+
+            await until(is_connected)
             await handle.signal("approve")
             assert await handle.result() == ["paid tea", "ada"]
             nursery.cancel_scope.cancel()
@@ -464,7 +473,7 @@ async def test_nothing_of_a_workflow_leaves_in_clear_under_an_encrypting_convert
             found.append(await workflow.execute_child_workflow(check, card))
             workflow.upsert_memo({"card": card})
             try:
-                await workflow.execute_activity(decline, card, start_to_close=5)
+                await workflow.execute_activity(decline, card, start_to_close=5, retry_policy=NO_RETRY)
             except workflow.ActivityFailed as error:
                 found.append(error.message)
             await workflow.wait_condition(lambda: len(self.cards) >= 2)
