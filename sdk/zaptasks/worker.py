@@ -189,7 +189,7 @@ class Worker(RefusingHandler):
                     task_status.started()
                     await self._leaving.wait()
                 self._nursery.cancel_scope.cancel()
-            await self._serving.close()
+            self._serving.close()
 
     # --- subscribing -----------------------------------------------------------------------------------
 

@@ -289,10 +289,10 @@ class WorkflowServing:
             served.hand_back_reason = reason
             served.scope.cancel()
 
-    async def close(self) -> None:
-        """Forget all runs, and end the watchdog's thread, which may take a moment."""
+    def close(self) -> None:
+        """Forget all runs, and let the watchdog's thread end."""
         self._handler.evict_all()
-        await trio.to_thread.run_sync(self._watchdog.close)
+        self._watchdog.close(wait=False)
 
 
 async def _read(line: Line, workflow_id: str, run_id: str, after: int, until: int = 0) -> list[Event]:
