@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,9 +15,11 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+from tests.helpers.running_server import running_server
 from tests.helpers.sdk_servers import open_fake_server, open_real_server
 from tests.helpers.workers import NO_RETRY, QUICK, at_fake, served
 
+import zaptasks.aio
 from zaptasks import (
     AsyncClient,
     CallFailed,
@@ -441,6 +445,113 @@ async def test_a_refused_answer_forgets_the_run_and_the_next_delivery_replays(
         assert await handle.result() == "done"
     assert len(tries) == 2
     assert "refused the outcome" in caplog.text
+
+
+async def test_a_task_that_comes_again_takes_the_place_of_the_one_before() -> None:
+    calls: list[int] = []
+    begun = trio.Event()
+
+    async def slow() -> int:
+        calls.append(1)
+        if len(calls) == 1:
+            begun.set()
+            await trio.sleep_forever()
+        return len(calls)
+
+    @workflow.defn
+    async def local() -> int:
+        return await workflow.execute_local_activity(slow)
+
+    started = {
+        "eventId": 1,
+        "eventTime": "2026-11-26T05:00:00Z",
+        "eventType": "WORKFLOW_EXECUTION_STARTED",
+        "attributes": {"workflowType": "local", "input": []},
+    }
+    task = {"workflow_id": "w", "run_id": "r", "workflow_type_name": "local", "history": [started], "last_event_id": 1}
+    async with open_fake_server() as fake, at_fake(fake, workflows=[local]) as worker:
+        fake.push(Op.DELIVER_WORKFLOW_TASK, task | {"task_token": "t-1"})
+        await begun.wait()
+        fake.push(Op.DELIVER_WORKFLOW_TASK, task | {"task_token": "t-2"})
+        answer = await fake.call_of(Op.RESPOND_WORKFLOW_TASK_COMPLETED)
+        assert [command["kind"] for command in answer.payload["cmds"]] == ["record-marker", "complete"]
+        assert answer.payload["cmds"][-1]["result"] == 2
+        await until_idle(worker)
+        assert len(fake.calls_of(Op.RESPOND_WORKFLOW_TASK_COMPLETED)) == 1
+        assert fake.calls_of(Op.HAND_BACK_TASK) == []
+
+
+async def until_idle(worker: Worker) -> None:
+    async def is_idle() -> bool:
+        return not worker.running
+
+    await until(is_idle)
+
+
+async def test_a_task_whose_history_cannot_be_read_or_is_broken_fails_and_the_worker_goes_on() -> None:
+    task = {"workflow_id": "w", "workflow_type_name": "Order"}
+    async with open_fake_server() as fake, at_fake(fake, workflows=[Order]) as worker:
+        fake.answers[Op.GET_WORKFLOW_HISTORY] = lambda call: call.answer(status=503, error="damaged")
+        fake.push(
+            Op.DELIVER_WORKFLOW_TASK,
+            task | {"run_id": "r-1", "task_token": "t-1", "next_event_id": 1, "last_event_id": 9},
+        )
+        [command] = (await fake.call_of(Op.RESPOND_WORKFLOW_TASK_COMPLETED, 1)).payload["cmds"]
+        assert command["kind"] == "fail-task"
+        assert "damaged" in command["reason"]
+        fake.push(Op.DELIVER_WORKFLOW_TASK, task | {"run_id": "r-2", "task_token": "t-2", "last_event_id": 2})
+        [command] = (await fake.call_of(Op.RESPOND_WORKFLOW_TASK_COMPLETED, 2)).payload["cmds"]
+        assert "needs the events 1 to 2, and has none" in command["reason"]
+        await until_idle(worker)
+        assert worker.is_connected
+
+
+async def test_an_exception_that_would_end_a_program_ends_no_worker() -> None:
+    @workflow.defn
+    async def leaves() -> None:
+        raise SystemExit(3)
+
+    @workflow.defn
+    async def local() -> None:
+        await workflow.execute_local_activity(exits)
+
+    def exits() -> None:
+        raise SystemExit(4)
+
+    @workflow.defn
+    async def asked() -> None:
+        workflow.on_query("leave", lambda: sys.exit(5))
+        await workflow.sleep_forever()
+
+    async with served(workflows=[leaves, local, asked]) as (client, worker):
+        await state_is(await client.start_workflow("leaves"), 1, "WORKFLOW_TASK_FAILED")
+        with pytest.raises(TaskFailed, match="SystemExit"):
+            await (await client.start_workflow("local")).result()
+        handle = await client.start_workflow("asked")
+        with pytest.raises(CallFailed, match="SystemExit: 5"):
+            await handle.query("leave")
+        assert worker.is_connected
+
+
+def test_a_worker_of_asyncio_serves_them_too() -> None:
+    async def greet(name: str) -> str:
+        await asyncio.sleep(0)
+        return f"hello {name}"
+
+    @workflow.defn
+    async def hello(name: str) -> str:
+        await workflow.sleep(0.01)
+        return await workflow.execute_activity(greet, name, start_to_close=5)
+
+    async def main(zap: str) -> object:
+        async with (
+            zaptasks.aio.open_client(zap) as client,
+            zaptasks.aio.open_worker(client, workflows=[hello], activities=[greet]),
+        ):
+            return await (await client.start_workflow("hello", "ada")).result()
+
+    with running_server() as server:
+        assert asyncio.run(main(server.zap)) == "hello ada"
 
 
 # --- encryption -------------------------------------------------------------------------------------------------

@@ -168,7 +168,11 @@ class WorkflowServing:
             commands = await self._with_local_calls(served, commands)
             _log_failed_task(served, commands)
             return sealed_commands(self._converter, commands)
-        except (ZapError, ValueError) as error:  # nothing of the workflow's code, whose errors are commands
+        except (trio.Cancelled, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # of the workflow's own only SystemExit and the like: the worker goes on
+            if isinstance(error, BaseExceptionGroup) and error.subgroup((trio.Cancelled, KeyboardInterrupt)):
+                raise
             log.warning("%s cannot be gone on with here: %s: %s", served, type(error).__name__, error)
             return [c.FailTask(reason=hidden_reason(self._converter, f"{type(error).__name__}: {error}"))]
 
@@ -238,7 +242,9 @@ class WorkflowServing:
         try:
             answer = self._converter.seal(await self._ask(query, line), f"the answer to query {query.query_type!r}")
             request["result"] = base64.b64encode(answer).decode()
-        except Exception as error:
+        except (trio.Cancelled, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # SystemExit and the like end the query and not the worker
             request["error"] = self._converter.hide_text(f"{type(error).__name__}: {error}")
         try:
             await line.call(Op.RESPOND_QUERY, request)
