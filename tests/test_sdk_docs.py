@@ -19,6 +19,7 @@ PAGES = {
     "data.md": ROOT / "docs/data.md",
     "asyncio.md": ROOT / "docs/asyncio.md",
     "schedules.md": ROOT / "docs/schedules.md",
+    "workflows.md": ROOT / "docs/workflows.md",
 }
 _PROGRAM = re.compile(r"```python\n(?P<program>.*?)```\n(?:```text\n(?P<output>.*?)```)?", re.DOTALL)
 

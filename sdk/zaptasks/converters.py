@@ -87,7 +87,10 @@ class DataConverter:
         Raises `PayloadError` for what JSON cannot carry, with the type and the path of the offending part, and for a
         payload of more than `bytes_max`.
         """
-        payload = encode_payload(value, what, BODY_BYTES_MAX if self._codecs else bytes_max)
+        return self.seal(encode_payload(value, what, BODY_BYTES_MAX if self._codecs else bytes_max), what, bytes_max)
+
+    def seal(self, payload: bytes, what: str = "the value", bytes_max: int = PAYLOAD_BYTES_MAX) -> bytes:
+        """The payload for a value that is JSON already. Raises `PayloadError` where the codecs make too much of it."""
         if self._codecs or payload[_HEAD] == _MARK:
             payload = self._seal(payload)
             if len(payload) > bytes_max:
@@ -208,6 +211,16 @@ class DataConverter:
         if failure.cause is None:
             return failure
         return msgspec.structs.replace(failure, cause=self.open_failure(failure.cause))
+
+    def open_failure_json(self, data: bytes) -> bytes:
+        """The JSON of a failure with all that it hides. Raises `CodecError` for what cannot be opened."""
+        return data if _MARK not in data else encode_failure(self._opened_failure(decode_failure(data)))
+
+    def _opened_failure(self, failure: Failure) -> Failure:
+        failure = self._revealed(failure)
+        if failure.cause is None:
+            return failure
+        return msgspec.structs.replace(failure, cause=self._opened_failure(failure.cause))
 
     def _revealed(self, failure: Failure) -> Failure:
         details = failure.details

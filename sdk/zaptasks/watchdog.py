@@ -61,11 +61,11 @@ class Watchdog:
         finally:
             self._watched = previous
 
-    def close(self) -> None:
-        """End the thread."""
+    def close(self, *, wait: bool = True) -> None:
+        """End the thread. Waiting for that blocks for at most a quarter of the limit; else it ends by itself then."""
         self._is_closed = True
         self._wake.set()
-        if self._thread is not None:
+        if wait and self._thread is not None:
             self._thread.join()
 
     def _begin(self) -> None:

@@ -45,7 +45,9 @@ from .groups import unwrapped
 from .handlers import Function, Handler, Handlers, Kind, check_name, table
 from .line import TOO_MANY, Line
 from .options import Seconds, to_seconds
+from .workflow import WorkflowTask
 from .workflow_runner import WorkflowRun, WorkflowRunner
+from .workflow_serving import Served, WorkflowServing, split_workflows
 
 log = logging.getLogger("zaptasks.worker")
 
@@ -71,6 +73,7 @@ _DELIVERIES: Final[dict[int, Any]] = {
     Op.DELIVER_QUERY: msgspec.json.Decoder(QueryDelivery),
     Op.DELIVER_ACTIVITY_CANCEL: msgspec.json.Decoder(ActivityCancel),
 }
+_workflow_tasks: Final = msgspec.json.Decoder(WorkflowTask)
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +84,7 @@ class _Subscription:
     slots: int
     types: list[str]
     answered: trio.Event
+    replays: bool = False
     id: str = ""
     refusal: CallFailed | None = None
 
@@ -125,7 +129,17 @@ class Worker(RefusingHandler):
         self._limiter = trio.CapacityLimiter(self._threads)
         self._tasks = table(tasks, Kind.TASK)
         self._activities = table(activities, Kind.ACTIVITY)
-        workflow_table = table(workflows, Kind.WORKFLOW)
+        replaying, held = split_workflows(workflows)
+        workflow_table = table(held, Kind.WORKFLOW)
+        self._serving = WorkflowServing(
+            replaying,
+            namespace=client.namespace,
+            task_queue=task_queue,
+            converter=client.converter,
+            max_threads=max_threads,
+        )
+        for name in set(self._serving.types) & workflow_table.keys():
+            raise ValueError(f"workflow {name!r} is registered twice: under @workflow.defn, and as a plain function")
         self._workflows = WorkflowRunner(workflow_table, task_queue=task_queue, converter=client.converter)
         self._subscriptions: list[_Subscription] = []
         self._plan(workflow_table)
@@ -149,6 +163,9 @@ class Worker(RefusingHandler):
         ):
             if types:
                 self._subscriptions.append(_Subscription(opcode, slots, types, trio.Event()))
+        if replayed := self._serving.types:
+            subscription = _Subscription(Op.SUBSCRIBE_WORKFLOW_TASKS, self._slots, replayed, trio.Event(), replays=True)
+            self._subscriptions.append(subscription)
 
     @property
     def running(self) -> int:
@@ -172,6 +189,7 @@ class Worker(RefusingHandler):
                     task_status.started()
                     await self._leaving.wait()
                 self._nursery.cancel_scope.cancel()
+            self._serving.close()
 
     # --- subscribing -----------------------------------------------------------------------------------
 
@@ -204,8 +222,12 @@ class Worker(RefusingHandler):
             "sdk_name": SDK_NAME,
             "sdk_version": VERSION,
         }
+        if subscription.replays:
+            request["replays"] = True
         while line is self._line and not self._is_draining:
             try:
+                if subscription.replays and not line.is_ours:
+                    raise CallFailed(501, "this server keeps no histories for workflows under @workflow.defn to replay")
                 answer = await line.call(subscription.opcode, request)
                 subscription.id = decode_json(answer, _Subscribed).subscription_id
                 subscription.refusal = None
@@ -243,6 +265,7 @@ class Worker(RefusingHandler):
         for attempt in self._attempts.values():
             attempt.lose(f"the connection was lost: {error}")
         self._workflows.lose_all()
+        self._serving.lose_all()
 
     def on_push(self, link: Link, envelope: Envelope) -> None:
         decoder = _DELIVERIES.get(envelope.opcode)
@@ -251,24 +274,31 @@ class Worker(RefusingHandler):
             return
         try:
             delivery = decoder.decode(envelope.body)
+            if isinstance(delivery, WorkflowDelivery) and delivery.workflow_type_name in self._serving.types:
+                delivery = _workflow_tasks.decode(bytes(envelope.body))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             log.error("a delivery of the server cannot be read: opcode 0x%02X: %s", envelope.opcode, error)
             return
         match delivery:
-            case ActivityDelivery() | WorkflowDelivery() if self._is_draining:
+            case ActivityDelivery() | WorkflowDelivery() | WorkflowTask() if self._is_draining:
                 self._running += 1
                 self._nursery.start_soon(self._return_unstarted, delivery.task_token, line)
-            case ActivityDelivery() | WorkflowDelivery() if self._runs_already(delivery.task_token):
+            case ActivityDelivery() | WorkflowDelivery() | WorkflowTask() if self._runs_already(delivery.task_token):
                 log.error("the server delivered task %r twice; the second one is ignored", delivery.task_token)
             case ActivityDelivery():
                 self._start_attempt(delivery, line)
             case WorkflowDelivery():
                 self._running += 1
                 self._nursery.start_soon(self._run_workflow, self._workflows.accept(delivery, line))
+            case WorkflowTask():
+                self._running += 1
+                self._nursery.start_soon(self._serve_workflow, self._serving.accept(delivery, line))
             case ResultDelivery():
                 self._workflows.on_result(delivery)
             case WorkflowCancel():
                 self._workflows.on_cancel(delivery)
+            case QueryDelivery() if self._serving.types and not self._workflows.has(delivery.run_id):
+                self._nursery.start_soon(self._serving.answer_query, delivery, line)
             case QueryDelivery():
                 self._nursery.start_soon(self._workflows.answer_query, delivery, line)
             case ActivityCancel():
@@ -277,7 +307,7 @@ class Worker(RefusingHandler):
                     attempt.cancel(delivery.reason)
 
     def _runs_already(self, token: str) -> bool:
-        return token in self._attempts or token in self._workflows
+        return token in self._attempts or token in self._workflows or token in self._serving
 
     # --- running -----------------------------------------------------------------------------------------
 
@@ -309,6 +339,12 @@ class Worker(RefusingHandler):
     async def _run_workflow(self, run: WorkflowRun) -> None:
         try:
             await self._workflows.run(run)
+        finally:
+            self._ended()
+
+    async def _serve_workflow(self, served: Served) -> None:
+        try:
+            await self._serving.run(served)
         finally:
             self._ended()
 
@@ -361,6 +397,7 @@ class Worker(RefusingHandler):
         for attempt in self._attempts.values():
             attempt.hand_back(reason)
         self._workflows.hand_back_all(reason)
+        self._serving.hand_back_all(reason)
         while self._running:
             await self._idle.wait()
 
@@ -396,6 +433,9 @@ async def open_worker(
     name and no other. A task handler is called with the payload (or nothing, if it takes nothing), an activity with
     its arguments; a delivery of one kind finds a handler of the other if there is no own. `slots` bounds the
     `async def` handlers that run at once, `slots` and `max_threads` together the `def` handlers, which run in threads.
+
+    `workflows` are classes and functions under `@workflow.defn`, which survive their worker, since another one
+    replays them; or plain `async def` functions, which start over from the top.
 
     When the block ends, the worker takes no more work and gives what runs `shutdown_timeout` seconds to finish. What
     has not finished then, and everything that runs if the block raises or is canceled, is canceled and handed back to

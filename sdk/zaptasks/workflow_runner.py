@@ -133,6 +133,10 @@ class WorkflowRunner:
     def __contains__(self, token: str) -> bool:
         return token in self._runs
 
+    def has(self, run_id: str) -> bool:
+        """Whether the run is held here."""
+        return self._find(run_id) is not None
+
     # --- what the server pushes ------------------------------------------------------------------------
 
     def on_result(self, delivery: ResultDelivery) -> None:

@@ -212,6 +212,12 @@ def _with_role(kind: str, method: Any, name: str) -> Any:
 # --- reading them -------------------------------------------------------------------------------------------
 
 
+def is_definition(target: object) -> bool:
+    """Whether it is a class or function under `@workflow.defn`."""
+    found = vars(target).get(_MARK) if isinstance(target, type) else getattr(target, _MARK, None)
+    return isinstance(found, Definition)
+
+
 def definition_of(target: object) -> Definition:
     """What `@workflow.defn` left on a class or function; an undecorated `async def` function is a workflow too."""
     found = vars(target).get(_MARK) if isinstance(target, type) else getattr(target, _MARK, None)
