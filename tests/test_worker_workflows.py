@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import trio
 from tests.helpers.running_server import running_server
@@ -26,6 +25,8 @@ from zaptasks import (
     DataConverter,
     Encryption,
     TaskFailed,
+    UpdateFailed,
+    UpdateRejected,
     Worker,
     WorkflowContext,
     WorkflowHandle,
@@ -64,6 +65,8 @@ class Order:
 
     @workflow.update
     async def rename(self, name: str) -> int:
+        if name == "nobody":
+            raise ValueError("no such name")
         self.names.append(name)
         return len(self.names)
 
@@ -71,13 +74,6 @@ class Order:
     def check(self, name: str) -> None:
         if not name:
             raise ValueError("no name")
-
-
-async def update(client: AsyncClient, handle: WorkflowHandle, name: str, *args: object) -> Any:
-    raw = client.converter.encode_arguments(args, "the arguments")
-    request = {"workflow_id": handle.workflow_id, "update_name": name, "args": raw, "wait": "completed"}
-    answer = await client.call(Op.UPDATE_WORKFLOW, request, dict[str, msgspec.Raw])
-    return client.converter.decode(answer["result"])
 
 
 async def state_is(handle: WorkflowHandle, count: int, type: str) -> None:
@@ -102,9 +98,13 @@ async def test_a_workflow_has_activities_timers_signals_queries_and_updates() ->
     async with served(activities=[charge], workflows=[Order]) as (client, worker):
         handle = await client.start_workflow("Order", "tea")
         assert await handle.query("state", "> ") == "> 0 waits"
-        assert await update(client, handle, "rename", "ada") == 1
-        with pytest.raises(CallFailed, match="no name"):
-            await update(client, handle, "rename", "")
+        assert await handle.update("rename", "ada") == 1
+        with pytest.raises(UpdateRejected, match=r"update rename was rejected: no name \(ValueError\)"):
+            await handle.update("rename", "")
+        with pytest.raises(UpdateFailed, match=r"update rename failed: no such name \(ValueError\)"):
+            await handle.update("rename", "nobody", id="one")
+        with pytest.raises(UpdateFailed, match="no such name"):
+            await handle.update("rename", "somebody", id="one")
         await state_is(handle, 1, "TIMER_FIRED")
         assert worker._serving.has(handle.run_id), "an answer that was taken leaves the run at hand"
         await handle.signal("approve")
@@ -277,7 +277,7 @@ async def test_another_worker_goes_on_in_the_middle() -> None:
     async with open_real_server() as server, open_client(server.zap, backoff=QUICK) as client:
         async with worker(client):
             handle = await client.start_workflow("Order", "tea")
-            assert await update(client, handle, "rename", "ada") == 1
+            assert await handle.update("rename", "ada") == 1
             await state_is(handle, 1, "TIMER_FIRED")
         async with worker(client) as second:
             assert await handle.query("state") == "1 waits"
@@ -340,7 +340,7 @@ async def test_a_server_that_restarts_in_the_middle_goes_on(tmp_path: Path) -> N
             client: AsyncClient = await nursery.start(_hold_client, first.zap)
             worker: Worker = await nursery.start(_hold_worker, client)
             handle = await client.start_workflow("Order", "tea")
-            assert await update(client, handle, "rename", "ada") == 1
+            assert await handle.update("rename", "ada") == 1
             await state_is(handle, 1, "TIMER_FIRED")
         async with open_real_server(port=port, data=str(tmp_path)):
 
@@ -599,6 +599,15 @@ async def test_nothing_of_a_workflow_leaves_in_clear_under_an_encrypting_convert
             self.cards.append(card)
             return card
 
+        @more.validator
+        def check_more(self, card: str) -> None:
+            if card == secret * 2:
+                raise ValueError(card)
+
+        @workflow.update
+        def fail(self, card: str) -> None:
+            raise ValueError(card)
+
         @workflow.query
         def seen(self, card: str) -> list[str]:
             return [card, *self.cards]
@@ -606,7 +615,11 @@ async def test_nothing_of_a_workflow_leaves_in_clear_under_an_encrypting_convert
     async with open_real_server() as server, open_client(server.zap, converter=converter, backoff=QUICK) as client:
         async with open_worker(client, activities=[charge, decline], workflows=[Pay, check]):
             handle = await client.start_workflow("Pay", secret)
-            assert await update(client, handle, "more", secret) == secret
+            assert await handle.update("more", secret) == secret
+            with pytest.raises(UpdateRejected, match=secret * 2):
+                await handle.update("more", secret * 2)
+            with pytest.raises(UpdateFailed, match=secret):
+                await handle.update("fail", secret)
             assert await handle.query("seen", secret) == [secret, secret]
             await state_is(handle, 2, "ACTIVITY_TASK_STARTED")
         async with open_worker(client, activities=[charge, decline], workflows=[Pay, check]):

@@ -29,6 +29,8 @@ from .errors import (
     TaskFailed,
     TaskTerminated,
     TaskTimedOut,
+    UpdateFailed,
+    UpdateRejected,
 )
 from .fallback import Placement, Submission
 from .handlers import activity, sort_handlers, task
@@ -106,6 +108,8 @@ __all__ = [
     "TaskHandle",
     "TaskTerminated",
     "TaskTimedOut",
+    "UpdateFailed",
+    "UpdateRejected",
     "Waiting",
     "Worker",
     "WorkflowContext",

@@ -30,7 +30,7 @@ from zapwire.opcodes import Op
 
 from .connector import ZAP_PORT, ConnectionCount, Connector, default_identity, parse_address
 from .converters import PLAIN, DataConverter
-from .errors import ClientClosed, ServerBusy, refusal
+from .errors import ClientClosed, ServerBusy, UpdateRejected, refusal
 from .groups import unwrapped
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
 from .options import Durability, RetryPolicy, Seconds, asked, present, to_ms, to_seconds
@@ -53,6 +53,7 @@ from .records import (
     StartTask,
     StartWorkflow,
     Triggered,
+    UpdateAnswer,
     moment_ms,
     reveal,
     with_receipt,
@@ -521,11 +522,25 @@ class AsyncClient:
         envelope = await self._repeatedly(lambda timeout: self._ask(Op.AWAIT_EXECUTION, body, timeout), None, True)
         return decode_json(envelope.body, ClosedExecution)
 
+    async def wait_updated(self, name: str, request: Mapping[str, object]) -> UpdateAnswer:
+        """Ask for an update, and wait, for as long as it takes, until it is done. Raises `UpdateRejected`."""
+        body = encode_json({"namespace": self.namespace, "update_name": name, **request})
+
+        async def ask(timeout: float | None) -> Envelope:
+            try:
+                return await self._ask(Op.UPDATE_WORKFLOW, body, timeout)
+            except CallFailed as error:
+                if error.status == 400 and error.body.startswith(b"{"):
+                    raise UpdateRejected(name, self.converter.decode_failure(error.body)) from None
+                raise
+
+        return decode_json((await self._repeatedly(ask, None, True)).body, UpdateAnswer)
+
     async def _ask(self, opcode: int, body: bytes, timeout: float | None) -> Envelope:
         try:
             return await self._link.call(opcode, body, timeout=timeout)
         except CallFailed as error:
-            raise refusal(error.status, error.detail, opcode=opcode) from None
+            raise refusal(error.status, error.detail, opcode=opcode, body=error.body) from None
 
     async def _call_raw(self, message: bytes, opcode: int, type: type[T], *, repeat: bool = True) -> T:
         async def ask(timeout: float | None) -> T:

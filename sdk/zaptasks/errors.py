@@ -6,7 +6,9 @@ Everything that zaptasks and zapwire raise is a `ZapError`, so one `except` catc
     ├── RemoteError          something failed elsewhere: its type, message, details, stack and cause
     │   ├── ExecutionError   an execution ended otherwise than by completing
     │   │   ├── TaskFailed, TaskCanceled, TaskTerminated, TaskTimedOut
-    │   └── ActivityFailed   an activity that a workflow asked for
+    │   ├── ActivityFailed   an activity that a workflow asked for
+    │   └── UpdateFailed     what a workflow's handler of an update raised
+    │       └── UpdateRejected   what its validator raised
     ├── CallFailed           the server answered no, with a status and a text
     │   └── ServerBusy       it takes nothing now: overloaded, or its disk is full or fails
     ├── NotSent              the call never left this process
@@ -92,8 +94,8 @@ class ServerBusy(CallFailed):
 
     code: ClassVar[str] = "server_busy"
 
-    def __init__(self, status: int, detail: str, *, opcode: int | None = None) -> None:
-        super().__init__(status, detail, opcode=opcode)
+    def __init__(self, status: int, detail: str, *, opcode: int | None = None, body: bytes = b"") -> None:
+        super().__init__(status, detail, opcode=opcode, body=body)
         self.args = (f"{self}; {_ADVICE[status]}",)
 
 
@@ -101,9 +103,9 @@ BUSY: Final = frozenset(_ADVICE)
 """The statuses of a server that takes nothing now."""
 
 
-def refusal(status: int, detail: str, *, opcode: int | None = None) -> CallFailed:
+def refusal(status: int, detail: str, *, opcode: int | None = None, body: bytes = b"") -> CallFailed:
     """The error for an answer that says no."""
-    return (ServerBusy if status in BUSY else CallFailed)(status, detail, opcode=opcode)
+    return (ServerBusy if status in BUSY else CallFailed)(status, detail, opcode=opcode, body=body)
 
 
 class RemoteError(ZapError):
@@ -165,6 +167,23 @@ class TaskTimedOut(ExecutionError):
 
     code: ClassVar[str] = "task_timed_out"
     verb: ClassVar[str] = "timed out"
+
+
+class UpdateFailed(RemoteError):
+    """The handler of an update raised; what it had done until then stays done."""
+
+    code: ClassVar[str] = "update_failed"
+    verb: ClassVar[str] = "failed"
+
+    def __init__(self, name: str, failure: Failure) -> None:
+        super().__init__(failure, subject=f"update {name} {self.verb}")
+
+
+class UpdateRejected(UpdateFailed):
+    """The workflow did not want the update: nothing of it happened, and nothing is in the history."""
+
+    code: ClassVar[str] = "update_rejected"
+    verb: ClassVar[str] = "was rejected"
 
 
 class ActivityFailed(RemoteError):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, TypeVar, overload
+from uuid import uuid4
 
 from zapwire.errors import CallFailed
 from zapwire.opcodes import Op
 
-from .errors import refusal
+from .errors import UpdateFailed, refusal
 from .options import Durability, asked
 from .pages import Pages
 from .records import (
@@ -139,6 +140,24 @@ class WorkflowHandle(ExecutionHandle):
         except CallFailed as error:
             raise refusal(error.status, converter.find_text(error.detail), opcode=error.opcode) from None
         return converter.decode(answer.query_result) if answer.query_result else None
+
+    async def update(self, name: str, *args: object, id: str = "") -> Any:
+        """Have it handle an update, and return what the handler returns.
+
+        It waits without limit, as `result` does. A lost connection only makes the client ask again:
+        `id` names the update within the run; a repeat with the same one gets the same answer and nothing is done twice.
+
+        Raises `UpdateRejected` if the workflow did not want it, `UpdateFailed` with what its handler raised, and
+        `CallFailed` with status 404 for a workflow that is not open.
+        """
+        converter = self._client.converter
+        request = self._run(update_id=id or uuid4().hex, wait="completed")
+        if args:
+            request["args"] = converter.encode_arguments(args, f"the arguments of update {name!r}")
+        answer = await self._client.wait_updated(name, request)
+        if answer.raw_failure:
+            raise UpdateFailed(name, converter.decode_failure(answer.raw_failure))
+        return converter.decode(answer.result) if answer.result else None
 
     async def reset(self, event_id: int, reason: str = "", *, durability: Durability | None = None) -> WorkflowHandle:
         """End this run and start another from its input, with its history up to `event_id`. Not repeated by itself."""

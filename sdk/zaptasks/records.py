@@ -211,6 +211,11 @@ class QueryAnswer(_Record, frozen=True, kw_only=True):
     query_result: msgspec.Raw = msgspec.Raw(b"")
 
 
+class UpdateAnswer(_Record, frozen=True, kw_only=True):
+    result: msgspec.Raw = msgspec.Raw(b"")
+    raw_failure: msgspec.Raw = msgspec.field(default=msgspec.Raw(b""), name="failure")
+
+
 # --- schedules -------------------------------------------------------------------------------------
 
 

@@ -68,17 +68,18 @@ class BadHandshake(RemoteProtocolError):
 class CallFailed(ZapError):
     """The peer answered a call with a status that is not success.
 
-    `status` is the peer's, in HTTP's numbering; `detail` is its text.
+    `status` is the peer's, in HTTP's numbering; `detail` is its text, and `body` what the answer has beside it.
     """
 
     code: ClassVar[str] = "call_failed"
 
-    def __init__(self, status: int, detail: str, *, opcode: int | None = None) -> None:
+    def __init__(self, status: int, detail: str, *, opcode: int | None = None, body: bytes = b"") -> None:
         where = "" if opcode is None else f"call 0x{opcode:02X}: "
         super().__init__(f"{where}status {status}: {detail or 'the peer gave no reason'}")
         self.status = status
         self.detail = detail
         self.opcode = opcode
+        self.body = body
 
 
 class ConnectionLost(ZapError):

@@ -205,7 +205,7 @@ class Link:
         self._outbox.write(frame)
         envelope = (await self._reply_to(request_id, caller)).envelope
         if envelope.status != STATUS_OK and envelope.status != 0:
-            raise CallFailed(envelope.status, envelope.error, opcode=opcode)
+            raise CallFailed(envelope.status, envelope.error, opcode=opcode, body=bytes(envelope.body))
         return envelope
 
     @enable_ki_protection
