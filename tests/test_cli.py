@@ -23,6 +23,7 @@ from zaptasks.client import open_client
 
 HANDLERS = """
 import trio
+from zaptasks import workflow
 from zaptasks.handlers import activity, task
 
 @task(name="greet")
@@ -43,6 +44,23 @@ async def slow() -> str:
 async def refuse() -> None:
     from zaptasks.errors import TaskError
     raise TaskError("out of \\x1b[31mstock", code="NoStock", non_retryable=True)
+
+@workflow.defn
+class Basket:
+    def __init__(self):
+        self.items = []
+
+    @workflow.run
+    async def run(self) -> list:
+        await workflow.wait_condition(lambda: len(self.items) == 2)
+        return self.items
+
+    @workflow.update
+    def add(self, item: str) -> int:
+        if item == "elephant":
+            raise ValueError("too large")
+        self.items.append(item)
+        return len(self.items)
 
 def plain(payload: object) -> object:
     return payload
@@ -383,6 +401,17 @@ def test_workflow_commands_show_and_steer_an_execution(invoke: Invoke) -> None:
     assert "order-1 was terminated" in invoke.refused("workflow", "result", "order-1")
     assert "is closed" in invoke.ok("workflow", "explain", "order-1")
     assert "404" in invoke.refused("workflow", "describe", "no-such-order")
+
+
+def test_a_worker_serves_the_workflows_of_a_module_and_updates_reach_them(invoke: Invoke) -> None:
+    invoke.ok("workflow", "start", "Basket", "--id", "basket-1")
+    assert invoke.json("workflow", "update", "basket-1", "add", '"tea"', "--update-id", "one") == 1
+    assert invoke.json("workflow", "update", "basket-1", "add", '"tea"', "--update-id", "one") == 1
+    assert "update add failed: too large (ValueError)" in invoke.refused(
+        "workflow", "update", "basket-1", "add", '"elephant"'
+    )
+    assert invoke.json("workflow", "update", "basket-1", "add", '"pot"') == 2
+    assert invoke.json("workflow", "result", "basket-1") == ["tea", "pot"]
 
 
 def test_cancel_reaches_what_nobody_runs(invoke: Invoke) -> None:

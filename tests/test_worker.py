@@ -196,13 +196,19 @@ def test_handlers_are_sorted_by_what_they_were_decorated_as() -> None:
 
     async def plain() -> None: ...
 
-    tasks, activities = sort_handlers([greet, send, plain])
-    assert (set(tasks), set(activities)) == ({"email.send", "plain"}, {"greet"})
-    assert sort_handlers({"a": plain}) == ({"a": plain}, {})
-    assert sort_handlers(greet) == ({}, {"greet": greet})
+    @zaptasks.workflow.defn(name="Order")
+    class Sale:
+        @zaptasks.workflow.run
+        async def run(self) -> None: ...
+
+    found = sort_handlers([greet, send, plain, Sale])
+    assert [set(each) for each in found] == [{"email.send", "plain"}, {"greet"}, {"Order"}]
+    assert sort_handlers({"a": plain, "b": Sale}) == ({"a": plain}, {}, {"b": Sale})
+    assert sort_handlers(greet) == ({}, {"greet": greet}, {})
+    assert sort_handlers(Sale) == ({}, {}, {"Order": Sale})
     module = type(sys)("some_module")
-    module.send, module.plain, module.number = send, plain, 1  # type: ignore[attr-defined]
-    assert sort_handlers(module) == ({"email.send": send}, {})
+    module.send, module.plain, module.number, module.Sale = send, plain, 1, Sale  # type: ignore[attr-defined]
+    assert sort_handlers(module) == ({"email.send": send}, {}, {"Order": Sale})
     with pytest.raises(TypeError, match="holds no handlers"):
         sort_handlers(42)
 

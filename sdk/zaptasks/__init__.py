@@ -33,7 +33,7 @@ from .errors import (
     UpdateRejected,
 )
 from .fallback import Placement, Submission
-from .handlers import activity, sort_handlers, task
+from .handlers import activity, task
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
 from .local import EngineStopped, LocalEngine, NoHandler, QueueFull
 from .options import Durability, RetryPolicy, Seconds
@@ -51,6 +51,7 @@ from .records import (
     Status,
     Waiting,
 )
+from .sorting import sort_handlers
 from .spec import Cron, Interval, parse_spec
 from .worker import Worker, open_worker, run_worker
 from .workflow_runner import WorkflowContext

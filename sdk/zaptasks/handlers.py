@@ -14,7 +14,6 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from types import ModuleType
 from typing import Any, Final, TypeAlias, TypeVar, overload
 
 from .arguments import Parameters
@@ -129,30 +128,13 @@ def _own_name(function: object) -> str:
     return str(name)
 
 
+def kind_of(target: object) -> Kind | None:
+    """What a decorator of this package made of it, if one did."""
+    mark = getattr(target, _MARK, None)
+    return mark.kind if isinstance(mark, Registration) else None
+
+
 def check_name(name: str, kind: Kind) -> str:
     if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARACTERS_MAX or not name.isprintable():
         raise ValueError(f"{kind.value} name {name!r}: it must be 1 to {NAME_CHARACTERS_MAX} printable characters")
     return name
-
-
-def sort_handlers(source: object) -> tuple[dict[str, Function], dict[str, Function]]:
-    """The tasks and the activities that `source` holds, for a command that runs a worker for `module:object`.
-
-    `source` is a module (its decorated functions), one function, a list of functions, or a dict of names to
-    functions. What is not decorated counts as a task. Raises `TypeError` for anything else.
-    """
-    if isinstance(source, ModuleType):
-        source = [item for item in vars(source).values() if isinstance(getattr(item, _MARK, None), Registration)]
-    elif callable(source):
-        source = [source]
-    if isinstance(source, Mapping):
-        pairs = [(str(name), function) for name, function in source.items()]
-    elif isinstance(source, Iterable) and not isinstance(source, str | bytes):
-        pairs = [(name_of(function), function) for function in source]
-    else:
-        raise TypeError(f"{source!r} holds no handlers: give a module, a function, a list of functions, or a dict")
-    sorted_: dict[Kind, dict[str, Function]] = {Kind.TASK: {}, Kind.ACTIVITY: {}}
-    for name, function in pairs:
-        mark = getattr(function, _MARK, None)
-        sorted_[mark.kind if isinstance(mark, Registration) else Kind.TASK][name] = function
-    return sorted_[Kind.TASK], sorted_[Kind.ACTIVITY]

@@ -13,10 +13,8 @@ from zapserver.cli.connecting import zap_options
 from zapserver.cli.running import run
 from zapserver.logs import FORMATS, LEVELS, configure_logging
 from zaptasks import open_client, run_worker, sort_handlers
-from zaptasks.handlers import Function
+from zaptasks.sorting import Sorted
 from zaptasks.worker import MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
-
-Functions = dict[str, Function]
 
 
 @click.command(short_help="Run a worker for the handlers of a module.")
@@ -52,19 +50,20 @@ def worker(
 ) -> None:
     """Run a worker until SIGTERM or SIGINT, then finish what runs or hand it back.
 
-    MODULE is a Python module, also one in the current directory; OBJECT in it is a function, a list of functions, or a
-    dict of names to functions. Without an OBJECT, every decorated function of the module is served.
+    MODULE is a Python module, also one in the current directory; OBJECT in it is a function or workflow, a list of
+    them, or a dict of names to them. Without an OBJECT, everything decorated in the module is served.
     """
     configure_logging(log_format, log_level)
-    tasks, activities = load_handlers(target)
+    handlers = load_handlers(target)
 
     async def serve() -> None:
         async with open_client(zap, namespace=namespace, identity=identity, timeout=timeout, wait=False) as client:
             await run_worker(
                 client,
                 task_queue,
-                tasks=tasks,
-                activities=activities,
+                tasks=handlers.tasks,
+                activities=handlers.activities,
+                workflows=handlers.workflows,
                 slots=slots,
                 max_threads=threads,
                 shutdown_timeout=shutdown_timeout,
@@ -73,8 +72,8 @@ def worker(
     run(partial(serve))
 
 
-def load_handlers(target: str) -> tuple[Functions, Functions]:
-    """The tasks and activities of `module:object`. What is wrong with it is a usage error."""
+def load_handlers(target: str) -> Sorted:
+    """The tasks, activities and workflows of `module:object`. What is wrong with it is a usage error."""
     module_name, _, object_name = target.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -92,9 +91,9 @@ def load_handlers(target: str) -> tuple[Functions, Functions]:
         except AttributeError:
             raise click.UsageError(f"{module_name} has no {object_name!r}") from None
     try:
-        tasks, activities = sort_handlers(found)
+        handlers = sort_handlers(found)
     except TypeError as error:
         raise click.UsageError(f"{target}: {error}") from None
-    if not tasks and not activities:
+    if not any(handlers):
         raise click.UsageError(f"{target} holds no handlers: decorate some with @zaptasks.task, or name a list of them")
-    return tasks, activities
+    return handlers

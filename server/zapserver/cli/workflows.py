@@ -146,6 +146,26 @@ async def query(
 
 @workflow.command()
 @_id
+@click.argument("name")
+@click.argument("args", nargs=-1, type=JSON)
+@click.option("--update-id", default="", help="Of your own; a repeat with the same one is harmless.")
+@_run_id
+@with_client
+async def update(
+    client: AsyncClient,
+    output: Output,
+    workflow_id: str,
+    name: str,
+    args: tuple[Any, ...],
+    update_id: str,
+    run_id: str,
+) -> None:
+    """Have a workflow handle an update, and print what it returns."""
+    output.json(await client.get_handle(workflow_id, run_id).update(name, *args, id=update_id))
+
+
+@workflow.command()
+@_id
 @_run_id
 @_reason
 @with_client
