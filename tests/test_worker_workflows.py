@@ -289,7 +289,8 @@ async def test_another_worker_goes_on_in_the_middle() -> None:
     assert charged == ["tea"]
 
 
-async def test_a_lost_connection_in_the_middle_is_survived() -> None:
+async def test_a_lost_connection_in_the_middle_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
+    forgotten = trio.Event()
     async with (
         open_real_server() as server,
         open_client(server.zap, backoff=QUICK) as client,
@@ -297,12 +298,17 @@ async def test_a_lost_connection_in_the_middle_is_survived() -> None:
     ):
         handle = await client.start_workflow("Order", "tea")
         await state_is(handle, 1, "TIMER_FIRED")
+        lose_all = worker._serving.lose_all
+
+        def noted() -> None:
+            lose_all()
+            assert not worker._serving.has(handle.run_id)
+            forgotten.set()
+
+        monkeypatch.setattr(worker._serving, "lose_all", noted)
         server.drop_connections()
-
-        async def is_forgotten() -> bool:
-            return not worker._serving.has(handle.run_id)
-
-        await until(is_forgotten)
+        with trio.fail_after(10):
+            await forgotten.wait()
         await handle.signal("approve")
         assert await handle.result() == ["paid tea"]
 
