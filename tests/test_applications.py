@@ -15,6 +15,7 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+import flask
 import pytest
 from tests.helpers.running_server import RunningServer, running_server
 
@@ -79,11 +80,10 @@ def test_a_wsgi_application_with_threads(server: RunningServer) -> None:
 
 
 def test_flask(server: RunningServer) -> None:
-    flask = pytest.importorskip("flask")
     application = flask.Flask("shop")
     with zaptasks.Client(zap=server.zap) as client:
 
-        @application.get("/")  # type: ignore[untyped-decorator]
+        @application.get("/")
         def mail() -> dict[str, str]:
             return answer(client.now("email.send", {"to": flask.request.args["to"]}))
 
@@ -92,7 +92,6 @@ def test_flask(server: RunningServer) -> None:
 
 def test_django_with_a_plain_and_an_async_view(server: RunningServer) -> None:
     """In a process of its own, for Django's settings belong to the process."""
-    pytest.importorskip("django")
     program = """
         import sys
         import django
