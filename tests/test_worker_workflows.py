@@ -235,7 +235,8 @@ async def test_local_activities_run_side_by_side_in_the_loop_and_in_threads() ->
     assert calls == ["first", "thread 1"], "a replay takes the outcomes from the history"
 
 
-async def test_a_worker_that_leaves_in_a_local_activity_hands_the_task_back() -> None:
+def with_a_local_activity_that_hangs_once() -> tuple[Callable[[], Awaitable[int]], trio.Event]:
+    """A workflow that returns how often its local activity was called, and when that hangs."""
     begun = trio.Event()
     calls: list[int] = []
 
@@ -250,6 +251,11 @@ async def test_a_worker_that_leaves_in_a_local_activity_hands_the_task_back() ->
     async def local() -> int:
         return await workflow.execute_local_activity(slow)
 
+    return local, begun
+
+
+async def test_a_worker_that_leaves_in_a_local_activity_hands_the_task_back() -> None:
+    local, begun = with_a_local_activity_that_hangs_once()
     async with open_real_server() as server, open_client(server.zap, backoff=QUICK) as client:
         async with open_worker(client, workflows=[local], shutdown_timeout=0):
             handle = await client.start_workflow("local")
@@ -314,20 +320,7 @@ async def test_a_lost_connection_in_the_middle_is_survived(monkeypatch: pytest.M
 
 
 async def test_a_connection_that_is_lost_in_a_local_activity_has_it_called_again() -> None:
-    begun = trio.Event()
-    calls: list[int] = []
-
-    async def slow() -> int:
-        calls.append(1)
-        if len(calls) == 1:
-            begun.set()
-            await trio.sleep_forever()
-        return len(calls)
-
-    @workflow.defn
-    async def local() -> int:
-        return await workflow.execute_local_activity(slow)
-
+    local, begun = with_a_local_activity_that_hangs_once()
     async with (
         open_real_server() as server,
         open_client(server.zap, backoff=QUICK) as client,

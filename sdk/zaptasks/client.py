@@ -33,7 +33,7 @@ from .converters import PLAIN, DataConverter
 from .errors import ClientClosed, ServerBusy, UpdateRejected, refusal
 from .groups import unwrapped
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
-from .options import Durability, RetryPolicy, Seconds, asked, present, to_ms, to_seconds
+from .options import Durability, RetryPolicy, Seconds, asked, present, to_ms, to_seconds, workflow_timeouts
 from .pages import Pages
 from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_optional
 from .records import (
@@ -330,10 +330,7 @@ class AsyncClient:
             input=self.converter.encode_arguments(args, f"the arguments of {type!r}"),
             request_id=request_id or uuid.uuid4().hex,
             retry_policy=None if retry_policy is None else retry_policy.to_wire(),
-            timeouts=present(
-                workflow_execution_ms=to_ms(execution_timeout, "execution_timeout"),
-                workflow_run_ms=to_ms(run_timeout, "run_timeout"),
-            ),
+            timeouts=workflow_timeouts(execution_timeout, run_timeout),
             cron_schedule=cron,
             memo=self.converter.encode_optional(memo, f"the memo of {type!r}", SMALL_PAYLOAD_BYTES_MAX),
             search_attributes=encode_optional(search_attributes, f"the search attributes of {type!r}"),

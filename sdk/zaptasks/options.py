@@ -40,6 +40,15 @@ def present(**fields: object) -> dict[str, object]:
     return {name: value for name, value in fields.items() if value not in (None, "", 0, {})}
 
 
+def workflow_timeouts(execution_timeout: Seconds | None, run_timeout: Seconds | None) -> dict[str, int]:
+    """The timeouts of a workflow that are given, as a request has them."""
+    spans = {
+        "workflow_execution_ms": to_ms(execution_timeout, "execution_timeout"),
+        "workflow_run_ms": to_ms(run_timeout, "run_timeout"),
+    }
+    return {name: span for name, span in spans.items() if span}
+
+
 def asked(durability: Durability | None) -> dict[str, object]:
     """What asks a server for this level; nothing for None, the server's own. Raises `ValueError` for another word."""
     if durability is None:

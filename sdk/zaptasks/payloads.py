@@ -68,6 +68,11 @@ def encode_optional(value: object, what: str, bytes_max: int = PAYLOAD_BYTES_MAX
     return None if value is None else msgspec.Raw(encode_payload(value, what, bytes_max))
 
 
+def encode_memo(memo: Mapping[str, object] | None) -> msgspec.Raw | None:
+    """The memo of a workflow; None stays absent."""
+    return encode_optional(None if memo is None else dict(memo), "the memo", SMALL_PAYLOAD_BYTES_MAX)
+
+
 def encode_arguments(args: tuple[object, ...], what: str) -> msgspec.Raw:
     """Positional arguments as the JSON array that workflows, activities and queries take."""
     return msgspec.Raw(encode_payload(list(args), what))

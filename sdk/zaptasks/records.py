@@ -20,7 +20,7 @@ from zapwire.failure import Failure, decode_failure, encode_failure
 
 from .converters import PLAIN, DataConverter
 from .errors import ExecutionError, TaskCanceled, TaskFailed, TaskTerminated, TaskTimedOut
-from .options import DURABILITIES, Durability, RetryPolicy, Seconds, present, to_ms
+from .options import DURABILITIES, Durability, RetryPolicy, Seconds, present, to_ms, workflow_timeouts
 from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_optional
 from .spec import Interval, parse_spec
 
@@ -338,10 +338,7 @@ class StartWorkflow:
         return body | present(
             workflow_id=self.workflow_id,
             retry_policy=None if self.retry_policy is None else self.retry_policy.to_wire(),
-            timeouts=present(
-                workflow_execution_ms=to_ms(self.execution_timeout, "execution_timeout"),
-                workflow_run_ms=to_ms(self.run_timeout, "run_timeout"),
-            ),
+            timeouts=workflow_timeouts(self.execution_timeout, self.run_timeout),
             memo=converter.encode_optional(self.memo, f"the memo of {self.type!r}", SMALL_PAYLOAD_BYTES_MAX),
             search_attributes=encode_optional(self.search_attributes, f"the search attributes of {self.type!r}"),
         )

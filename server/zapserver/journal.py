@@ -19,9 +19,7 @@ from typing import Protocol, TypeAlias
 from zapserver.store.errors import Damaged, QueueFull, StoreError
 from zapserver.store.interface import Batch, Durability, Reader, Store
 from zapserver.store.keys import Key, decode_key, encode_key, key_range
-
-QUEUE_BYTES_MAX = 64 * 2**20
-"""What may wait for the disk, so that a slow disk becomes an answer and not memory: a second of a fast one."""
+from zapserver.store.writer import QUEUE_BYTES_MAX
 
 Send: TypeAlias = Callable[[], None]
 Fail: TypeAlias = Callable[[StoreError], None]

@@ -19,6 +19,7 @@ from zaptasks.errors import ActivityFailed
 
 from .activities import (
     ActivityHandle,
+    ActivityOptions,
     OnCancel,
     execute_activity,
     execute_activity_method,
@@ -28,6 +29,7 @@ from .activities import (
 from .channels import MemoryReceiveChannel, MemorySendChannel, open_memory_channel
 from .children import (
     ChildHandle,
+    ChildOptions,
     ExternalWorkflow,
     ParentClosePolicy,
     execute_child_workflow,
@@ -94,12 +96,14 @@ __all__ = [
     "TASK_STATUS_IGNORED",
     "ActivityFailed",
     "ActivityHandle",
+    "ActivityOptions",
     "BrokenResourceError",
     "CancelScope",
     "Cancelled",
     "CapacityLimiter",
     "ChildFailed",
     "ChildHandle",
+    "ChildOptions",
     "ChildStartFailed",
     "ClosedResourceError",
     "Condition",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, overload
+from typing import Any, Final, Generic, Literal, TypeAlias, TypedDict, TypeVar, TypeVarTuple, Unpack, overload
 
 import msgspec
 
@@ -26,6 +26,24 @@ Ts = TypeVarTuple("Ts")
 OnCancel: TypeAlias = Literal["wait", "request", "abandon"]
 """What a cancel of the code that waits for an activity or a child means for that: "wait": it is asked to stop, and
 its end is waited for; "request": it is asked to stop; "abandon": it is left alone."""
+
+
+class ActivityOptions(TypedDict, total=False):
+    """What an activity may be asked for with."""
+
+    task_queue: str
+    """Whose workers do it; by default the workflow's own."""
+    start_to_close: Seconds | None
+    """How long one attempt may take."""
+    schedule_to_start: Seconds | None
+    """How long it may wait for a worker."""
+    schedule_to_close: Seconds | None
+    """How long all attempts may take together."""
+    heartbeat_timeout: Seconds | None
+    """How long an attempt may be silent."""
+    retry_policy: RetryPolicy | None
+    on_cancel: OnCancel
+    """By default "wait"."""
 
 
 class Outcome:
@@ -68,6 +86,11 @@ def decode_result(read: Reader, payload: bytes | None, what: str) -> Any:
         return read(payload or b"null")
     except msgspec.MsgspecError as error:
         raise PayloadError(f"the result of {what} does not fit its type: {error}", path="$") from None
+
+
+def check_on_cancel(on_cancel: OnCancel) -> None:
+    if on_cancel not in ("wait", "request", "abandon"):
+        raise ValueError(f'on_cancel is {on_cancel!r}: it must be "wait", "request" or "abandon"')
 
 
 class ActivityHandle(Generic[R]):
@@ -121,16 +144,16 @@ class ActivityHandle(Generic[R]):
 def _start(
     activity: str | Callable[..., Any],
     args: tuple[object, ...],
-    task_queue: str,
-    start_to_close: Seconds | None,
-    schedule_to_start: Seconds | None,
-    schedule_to_close: Seconds | None,
-    heartbeat_timeout: Seconds | None,
-    retry_policy: RetryPolicy | None,
-    on_cancel: OnCancel,
+    *,
+    task_queue: str = "",
+    start_to_close: Seconds | None = None,
+    schedule_to_start: Seconds | None = None,
+    schedule_to_close: Seconds | None = None,
+    heartbeat_timeout: Seconds | None = None,
+    retry_policy: RetryPolicy | None = None,
+    on_cancel: OnCancel = "wait",
 ) -> ActivityHandle[Any]:
-    if on_cancel not in ("wait", "request", "abandon"):
-        raise ValueError(f'on_cancel is {on_cancel!r}: it must be "wait", "request" or "abandon"')
+    check_on_cancel(on_cancel)
     name = name_of(activity)
     command = c.ScheduleActivity(
         id=current_task().next_command_id(),
@@ -152,51 +175,27 @@ async def execute_activity(
     activity: Callable[[Unpack[Ts]], Awaitable[R]],
     /,
     *args: *Ts,
-    task_queue: str = ...,
-    start_to_close: Seconds | None = ...,
-    schedule_to_start: Seconds | None = ...,
-    schedule_to_close: Seconds | None = ...,
-    heartbeat_timeout: Seconds | None = ...,
-    retry_policy: RetryPolicy | None = ...,
-    on_cancel: OnCancel = ...,
+    **options: Unpack[ActivityOptions],
 ) -> R: ...
 @overload
 async def execute_activity(
     activity: Callable[[Unpack[Ts]], R],
     /,
     *args: *Ts,
-    task_queue: str = ...,
-    start_to_close: Seconds | None = ...,
-    schedule_to_start: Seconds | None = ...,
-    schedule_to_close: Seconds | None = ...,
-    heartbeat_timeout: Seconds | None = ...,
-    retry_policy: RetryPolicy | None = ...,
-    on_cancel: OnCancel = ...,
+    **options: Unpack[ActivityOptions],
 ) -> R: ...
 @overload
 async def execute_activity(
     activity: str,
     /,
     *args: object,
-    task_queue: str = ...,
-    start_to_close: Seconds | None = ...,
-    schedule_to_start: Seconds | None = ...,
-    schedule_to_close: Seconds | None = ...,
-    heartbeat_timeout: Seconds | None = ...,
-    retry_policy: RetryPolicy | None = ...,
-    on_cancel: OnCancel = ...,
+    **options: Unpack[ActivityOptions],
 ) -> Any: ...
 async def execute_activity(
     activity: Any,
     /,
     *args: *Ts,
-    task_queue: str = "",
-    start_to_close: Seconds | None = None,
-    schedule_to_start: Seconds | None = None,
-    schedule_to_close: Seconds | None = None,
-    heartbeat_timeout: Seconds | None = None,
-    retry_policy: RetryPolicy | None = None,
-    on_cancel: OnCancel = "wait",
+    **options: Unpack[ActivityOptions],
 ) -> Any:
     """Have a worker of `task_queue` (by default the workflow's own) do `activity(*args)`, and return its result.
 
@@ -205,17 +204,7 @@ async def execute_activity(
     is asked to stop, with the reason of the cancel, and its end is waited for.
     """
     await checkpoint_if_cancelled()
-    handle = _start(
-        activity,
-        args,
-        task_queue,
-        start_to_close,
-        schedule_to_start,
-        schedule_to_close,
-        heartbeat_timeout,
-        retry_policy,
-        on_cancel,
-    )
+    handle = _start(activity, args, **options)
     return await handle.result()
 
 
@@ -224,64 +213,30 @@ def start_activity(
     activity: Callable[[Unpack[Ts]], Awaitable[R]],
     /,
     *args: *Ts,
-    task_queue: str = ...,
-    start_to_close: Seconds | None = ...,
-    schedule_to_start: Seconds | None = ...,
-    schedule_to_close: Seconds | None = ...,
-    heartbeat_timeout: Seconds | None = ...,
-    retry_policy: RetryPolicy | None = ...,
-    on_cancel: OnCancel = ...,
+    **options: Unpack[ActivityOptions],
 ) -> ActivityHandle[R]: ...
 @overload
 def start_activity(
     activity: Callable[[Unpack[Ts]], R],
     /,
     *args: *Ts,
-    task_queue: str = ...,
-    start_to_close: Seconds | None = ...,
-    schedule_to_start: Seconds | None = ...,
-    schedule_to_close: Seconds | None = ...,
-    heartbeat_timeout: Seconds | None = ...,
-    retry_policy: RetryPolicy | None = ...,
-    on_cancel: OnCancel = ...,
+    **options: Unpack[ActivityOptions],
 ) -> ActivityHandle[R]: ...
 @overload
 def start_activity(
     activity: str,
     /,
     *args: object,
-    task_queue: str = ...,
-    start_to_close: Seconds | None = ...,
-    schedule_to_start: Seconds | None = ...,
-    schedule_to_close: Seconds | None = ...,
-    heartbeat_timeout: Seconds | None = ...,
-    retry_policy: RetryPolicy | None = ...,
-    on_cancel: OnCancel = ...,
+    **options: Unpack[ActivityOptions],
 ) -> ActivityHandle[Any]: ...
 def start_activity(
     activity: Any,
     /,
     *args: *Ts,
-    task_queue: str = "",
-    start_to_close: Seconds | None = None,
-    schedule_to_start: Seconds | None = None,
-    schedule_to_close: Seconds | None = None,
-    heartbeat_timeout: Seconds | None = None,
-    retry_policy: RetryPolicy | None = None,
-    on_cancel: OnCancel = "wait",
+    **options: Unpack[ActivityOptions],
 ) -> ActivityHandle[Any]:
     """Like `execute_activity`, without waiting: `await handle.result()` waits, and may be called by any task."""
-    return _start(
-        activity,
-        args,
-        task_queue,
-        start_to_close,
-        schedule_to_start,
-        schedule_to_close,
-        heartbeat_timeout,
-        retry_policy,
-        on_cancel,
-    )
+    return _start(activity, args, **options)
 
 
 @overload
@@ -289,52 +244,24 @@ async def execute_activity_method(
     activity: Callable[[Any, Unpack[Ts]], Awaitable[R]],
     /,
     *args: *Ts,
-    task_queue: str = ...,
-    start_to_close: Seconds | None = ...,
-    schedule_to_start: Seconds | None = ...,
-    schedule_to_close: Seconds | None = ...,
-    heartbeat_timeout: Seconds | None = ...,
-    retry_policy: RetryPolicy | None = ...,
-    on_cancel: OnCancel = ...,
+    **options: Unpack[ActivityOptions],
 ) -> R: ...
 @overload
 async def execute_activity_method(
     activity: Callable[[Any, Unpack[Ts]], R],
     /,
     *args: *Ts,
-    task_queue: str = ...,
-    start_to_close: Seconds | None = ...,
-    schedule_to_start: Seconds | None = ...,
-    schedule_to_close: Seconds | None = ...,
-    heartbeat_timeout: Seconds | None = ...,
-    retry_policy: RetryPolicy | None = ...,
-    on_cancel: OnCancel = ...,
+    **options: Unpack[ActivityOptions],
 ) -> R: ...
 async def execute_activity_method(
     activity: Any,
     /,
     *args: *Ts,
-    task_queue: str = "",
-    start_to_close: Seconds | None = None,
-    schedule_to_start: Seconds | None = None,
-    schedule_to_close: Seconds | None = None,
-    heartbeat_timeout: Seconds | None = None,
-    retry_policy: RetryPolicy | None = None,
-    on_cancel: OnCancel = "wait",
+    **options: Unpack[ActivityOptions],
 ) -> Any:
     """Like `execute_activity`, for a method named through its class: `execute_activity_method(Mailer.send, mail)`."""
     await checkpoint_if_cancelled()
-    handle = _start(
-        activity,
-        args,
-        task_queue,
-        start_to_close,
-        schedule_to_start,
-        schedule_to_close,
-        heartbeat_timeout,
-        retry_policy,
-        on_cancel,
-    )
+    handle = _start(activity, args, **options)
     return await handle.result()
 
 
@@ -343,48 +270,20 @@ def start_activity_method(
     activity: Callable[[Any, Unpack[Ts]], Awaitable[R]],
     /,
     *args: *Ts,
-    task_queue: str = ...,
-    start_to_close: Seconds | None = ...,
-    schedule_to_start: Seconds | None = ...,
-    schedule_to_close: Seconds | None = ...,
-    heartbeat_timeout: Seconds | None = ...,
-    retry_policy: RetryPolicy | None = ...,
-    on_cancel: OnCancel = ...,
+    **options: Unpack[ActivityOptions],
 ) -> ActivityHandle[R]: ...
 @overload
 def start_activity_method(
     activity: Callable[[Any, Unpack[Ts]], R],
     /,
     *args: *Ts,
-    task_queue: str = ...,
-    start_to_close: Seconds | None = ...,
-    schedule_to_start: Seconds | None = ...,
-    schedule_to_close: Seconds | None = ...,
-    heartbeat_timeout: Seconds | None = ...,
-    retry_policy: RetryPolicy | None = ...,
-    on_cancel: OnCancel = ...,
+    **options: Unpack[ActivityOptions],
 ) -> ActivityHandle[R]: ...
 def start_activity_method(
     activity: Any,
     /,
     *args: *Ts,
-    task_queue: str = "",
-    start_to_close: Seconds | None = None,
-    schedule_to_start: Seconds | None = None,
-    schedule_to_close: Seconds | None = None,
-    heartbeat_timeout: Seconds | None = None,
-    retry_policy: RetryPolicy | None = None,
-    on_cancel: OnCancel = "wait",
+    **options: Unpack[ActivityOptions],
 ) -> ActivityHandle[Any]:
     """Like `start_activity`, for a method named through its class."""
-    return _start(
-        activity,
-        args,
-        task_queue,
-        start_to_close,
-        schedule_to_start,
-        schedule_to_close,
-        heartbeat_timeout,
-        retry_policy,
-        on_cancel,
-    )
+    return _start(activity, args, **options)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, overload
+from typing import Any, Final, Generic, Literal, TypeAlias, TypedDict, TypeVar, TypeVarTuple, Unpack, overload
 from uuid import NAMESPACE_OID, uuid5
 
 from zaptasks.arguments import result_reader
 from zaptasks.json_types import Reader
-from zaptasks.options import RetryPolicy, Seconds, to_ms
-from zaptasks.payloads import SMALL_PAYLOAD_BYTES_MAX, encode_arguments, encode_optional
+from zaptasks.options import RetryPolicy, Seconds, workflow_timeouts
+from zaptasks.payloads import encode_arguments, encode_memo, encode_optional
 
 from . import commands as c
 from . import history as h
-from .activities import OnCancel, Outcome, decode_result
+from .activities import OnCancel, Outcome, check_on_cancel, decode_result
 from .definition import RunMethod, signal_name, workflow_name
 from .errors import ChildFailed, ChildStartFailed, ExternalFailed
 from .execution import Run, current_run
@@ -24,6 +24,27 @@ Ts = TypeVarTuple("Ts")
 
 ParentClosePolicy: TypeAlias = Literal["terminate", "cancel", "abandon"]
 """What becomes of a child that is open when its parent's run ends."""
+
+
+class ChildOptions(TypedDict, total=False):
+    """What a child workflow may be started with."""
+
+    id: str
+    """By default one of its own, the same in every replay."""
+    task_queue: str
+    """By default the parent's own."""
+    parent_close_policy: ParentClosePolicy
+    """By default "terminate"."""
+    execution_timeout: Seconds | None
+    """How long it may take, with all the runs that follow."""
+    run_timeout: Seconds | None
+    """How long one run may take."""
+    retry_policy: RetryPolicy | None
+    cron_schedule: str
+    memo: Mapping[str, object] | None
+    search_attributes: Mapping[str, object] | None
+    on_cancel: OnCancel
+    """By default "wait"."""
 
 
 class ExternalWorkflow:
@@ -136,34 +157,26 @@ class ChildHandle(ExternalWorkflow, Generic[R]):
 def _start(
     workflow: object,
     args: tuple[object, ...],
-    id: str,
-    task_queue: str,
-    parent_close_policy: ParentClosePolicy,
-    execution_timeout: Seconds | None,
-    run_timeout: Seconds | None,
-    retry_policy: RetryPolicy | None,
-    cron_schedule: str,
-    memo: Mapping[str, object] | None,
-    search_attributes: Mapping[str, object] | None,
-    on_cancel: OnCancel,
+    *,
+    id: str = "",
+    task_queue: str = "",
+    parent_close_policy: ParentClosePolicy = "terminate",
+    execution_timeout: Seconds | None = None,
+    run_timeout: Seconds | None = None,
+    retry_policy: RetryPolicy | None = None,
+    cron_schedule: str = "",
+    memo: Mapping[str, object] | None = None,
+    search_attributes: Mapping[str, object] | None = None,
+    on_cancel: OnCancel = "wait",
 ) -> ChildHandle[Any]:
     if parent_close_policy not in ("terminate", "cancel", "abandon"):
         raise ValueError(
             f'parent_close_policy is {parent_close_policy!r}: it must be "terminate", "cancel" or "abandon"'
         )
-    if on_cancel not in ("wait", "request", "abandon"):
-        raise ValueError(f'on_cancel is {on_cancel!r}: it must be "wait", "request" or "abandon"')
+    check_on_cancel(on_cancel)
     name = workflow_name(workflow)
     run = current_run()
     command_id = current_task().next_command_id()
-    timeouts = {
-        key: span
-        for key, span in (
-            ("workflow_execution_ms", to_ms(execution_timeout, "execution_timeout")),
-            ("workflow_run_ms", to_ms(run_timeout, "run_timeout")),
-        )
-        if span
-    }
     command = c.StartChild(
         id=command_id,
         type=name,
@@ -171,10 +184,10 @@ def _start(
         workflow_id=id or f"{name.lower()}-{uuid5(NAMESPACE_OID, f'{run.info.run_id}/{command_id}')}",
         task_queue=task_queue,
         input=encode_arguments(args, f"the arguments of workflow {name!r}"),
-        timeouts=timeouts or None,
+        timeouts=workflow_timeouts(execution_timeout, run_timeout) or None,
         retry_policy=None if retry_policy is None else retry_policy.to_wire(),
         parent_close_policy=parent_close_policy,
-        memo=encode_optional(None if memo is None else dict(memo), "the memo", SMALL_PAYLOAD_BYTES_MAX),
+        memo=encode_memo(memo),
         search_attributes=None if search_attributes is None else dict(search_attributes),
         cron_schedule=cron_schedule,
     )
@@ -187,63 +200,27 @@ async def execute_child_workflow(
     workflow: RunMethod[*Ts, R],
     /,
     *args: *Ts,
-    id: str = ...,
-    task_queue: str = ...,
-    parent_close_policy: ParentClosePolicy = ...,
-    execution_timeout: Seconds | None = ...,
-    run_timeout: Seconds | None = ...,
-    retry_policy: RetryPolicy | None = ...,
-    cron_schedule: str = ...,
-    memo: Mapping[str, object] | None = ...,
-    search_attributes: Mapping[str, object] | None = ...,
-    on_cancel: OnCancel = ...,
+    **options: Unpack[ChildOptions],
 ) -> R: ...
 @overload
 async def execute_child_workflow(
     workflow: Callable[[Unpack[Ts]], Coroutine[Any, Any, R]],
     /,
     *args: *Ts,
-    id: str = ...,
-    task_queue: str = ...,
-    parent_close_policy: ParentClosePolicy = ...,
-    execution_timeout: Seconds | None = ...,
-    run_timeout: Seconds | None = ...,
-    retry_policy: RetryPolicy | None = ...,
-    cron_schedule: str = ...,
-    memo: Mapping[str, object] | None = ...,
-    search_attributes: Mapping[str, object] | None = ...,
-    on_cancel: OnCancel = ...,
+    **options: Unpack[ChildOptions],
 ) -> R: ...
 @overload
 async def execute_child_workflow(
     workflow: str | type[Any],
     /,
     *args: object,
-    id: str = ...,
-    task_queue: str = ...,
-    parent_close_policy: ParentClosePolicy = ...,
-    execution_timeout: Seconds | None = ...,
-    run_timeout: Seconds | None = ...,
-    retry_policy: RetryPolicy | None = ...,
-    cron_schedule: str = ...,
-    memo: Mapping[str, object] | None = ...,
-    search_attributes: Mapping[str, object] | None = ...,
-    on_cancel: OnCancel = ...,
+    **options: Unpack[ChildOptions],
 ) -> Any: ...
 async def execute_child_workflow(
     workflow: Any,
     /,
     *args: *Ts,
-    id: str = "",
-    task_queue: str = "",
-    parent_close_policy: ParentClosePolicy = "terminate",
-    execution_timeout: Seconds | None = None,
-    run_timeout: Seconds | None = None,
-    retry_policy: RetryPolicy | None = None,
-    cron_schedule: str = "",
-    memo: Mapping[str, object] | None = None,
-    search_attributes: Mapping[str, object] | None = None,
-    on_cancel: OnCancel = "wait",
+    **options: Unpack[ChildOptions],
 ) -> Any:
     """Start a workflow as a child of this one, and return its result.
 
@@ -252,20 +229,7 @@ async def execute_child_workflow(
     reason of the cancel, and its end is waited for.
     """
     await checkpoint_if_cancelled()
-    handle = _start(
-        workflow,
-        args,
-        id,
-        task_queue,
-        parent_close_policy,
-        execution_timeout,
-        run_timeout,
-        retry_policy,
-        cron_schedule,
-        memo,
-        search_attributes,
-        on_cancel,
-    )
+    handle = _start(workflow, args, **options)
     return await handle.result()
 
 
@@ -274,79 +238,30 @@ async def start_child_workflow(
     workflow: RunMethod[*Ts, R],
     /,
     *args: *Ts,
-    id: str = ...,
-    task_queue: str = ...,
-    parent_close_policy: ParentClosePolicy = ...,
-    execution_timeout: Seconds | None = ...,
-    run_timeout: Seconds | None = ...,
-    retry_policy: RetryPolicy | None = ...,
-    cron_schedule: str = ...,
-    memo: Mapping[str, object] | None = ...,
-    search_attributes: Mapping[str, object] | None = ...,
-    on_cancel: OnCancel = ...,
+    **options: Unpack[ChildOptions],
 ) -> ChildHandle[R]: ...
 @overload
 async def start_child_workflow(
     workflow: Callable[[Unpack[Ts]], Coroutine[Any, Any, R]],
     /,
     *args: *Ts,
-    id: str = ...,
-    task_queue: str = ...,
-    parent_close_policy: ParentClosePolicy = ...,
-    execution_timeout: Seconds | None = ...,
-    run_timeout: Seconds | None = ...,
-    retry_policy: RetryPolicy | None = ...,
-    cron_schedule: str = ...,
-    memo: Mapping[str, object] | None = ...,
-    search_attributes: Mapping[str, object] | None = ...,
-    on_cancel: OnCancel = ...,
+    **options: Unpack[ChildOptions],
 ) -> ChildHandle[R]: ...
 @overload
 async def start_child_workflow(
     workflow: str | type[Any],
     /,
     *args: object,
-    id: str = ...,
-    task_queue: str = ...,
-    parent_close_policy: ParentClosePolicy = ...,
-    execution_timeout: Seconds | None = ...,
-    run_timeout: Seconds | None = ...,
-    retry_policy: RetryPolicy | None = ...,
-    cron_schedule: str = ...,
-    memo: Mapping[str, object] | None = ...,
-    search_attributes: Mapping[str, object] | None = ...,
-    on_cancel: OnCancel = ...,
+    **options: Unpack[ChildOptions],
 ) -> ChildHandle[Any]: ...
 async def start_child_workflow(
     workflow: Any,
     /,
     *args: *Ts,
-    id: str = "",
-    task_queue: str = "",
-    parent_close_policy: ParentClosePolicy = "terminate",
-    execution_timeout: Seconds | None = None,
-    run_timeout: Seconds | None = None,
-    retry_policy: RetryPolicy | None = None,
-    cron_schedule: str = "",
-    memo: Mapping[str, object] | None = None,
-    search_attributes: Mapping[str, object] | None = None,
-    on_cancel: OnCancel = "wait",
+    **options: Unpack[ChildOptions],
 ) -> ChildHandle[Any]:
     """Like `execute_child_workflow`, but return once the child has begun; `await handle.result()` waits for its end."""
     await checkpoint_if_cancelled()
-    handle = _start(
-        workflow,
-        args,
-        id,
-        task_queue,
-        parent_close_policy,
-        execution_timeout,
-        run_timeout,
-        retry_policy,
-        cron_schedule,
-        memo,
-        search_attributes,
-        on_cancel,
-    )
+    handle = _start(workflow, args, **options)
     await handle.started()
     return handle

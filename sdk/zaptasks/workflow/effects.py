@@ -11,8 +11,8 @@ from uuid import UUID
 
 import msgspec
 
-from zaptasks.options import Seconds, to_ms
-from zaptasks.payloads import SMALL_PAYLOAD_BYTES_MAX, encode_arguments, encode_optional
+from zaptasks.options import Seconds, workflow_timeouts
+from zaptasks.payloads import encode_arguments, encode_memo
 
 from . import commands as c
 from .channels import MemoryReceiveChannel
@@ -93,7 +93,7 @@ def upsert_memo(memo: Mapping[str, object]) -> None:
 def _upsert(memo: Mapping[str, object] | None, attributes: Mapping[str, object] | None) -> None:
     command = c.Upsert(
         id=current_task().next_command_id(),
-        memo=encode_optional(None if memo is None else dict(memo), "the memo", SMALL_PAYLOAD_BYTES_MAX),
+        memo=encode_memo(memo),
         search_attributes=None if attributes is None else dict(attributes),
     )
     current_run().add(command)
@@ -115,21 +115,13 @@ def continue_as_new(
     """
     current_task().check_may_change("continue as new")
     name = "" if workflow is None else workflow_name(workflow)
-    timeouts = {
-        key: span
-        for key, span in (
-            ("workflow_execution_ms", to_ms(execution_timeout, "execution_timeout")),
-            ("workflow_run_ms", to_ms(run_timeout, "run_timeout")),
-        )
-        if span
-    }
     raise ContinueAsNew(
         c.ContinueAsNew(
             type=name,
             task_queue=task_queue,
             input=encode_arguments(args, f"the arguments of workflow {name or info().type!r}"),
-            timeouts=timeouts or None,
-            memo=encode_optional(None if memo is None else dict(memo), "the memo", SMALL_PAYLOAD_BYTES_MAX),
+            timeouts=workflow_timeouts(execution_timeout, run_timeout) or None,
+            memo=encode_memo(memo),
             search_attributes=None if search_attributes is None else dict(search_attributes),
         )
     )
