@@ -24,7 +24,7 @@ from tests.helpers.running_server import RunningServer, running_server
 from tests.helpers.workers import AT_ONCE, NO_RETRY, QUICK
 
 import zaptasks
-from zaptasks import CallFailed, ClientClosed, NotSent, TaskCanceled, TaskFailed, aio, asyncio_bridge
+from zaptasks import CallFailed, ClientClosed, NotSent, TaskCanceled, TaskFailed, activity, aio, asyncio_bridge
 from zaptasks.groups import unwrapped
 
 PATIENCE = 20.0
@@ -326,7 +326,7 @@ def test_decorated_functions_methods_and_activities_keep_their_names_and_paramet
         async def __call__(self, to: str, copies: int = 2) -> str:
             return f"{to} x {copies}"
 
-    @zaptasks.activity(name="shop.charge")
+    @activity.defn(name="shop.charge")
     async def charge(total: int) -> str:
         await asyncio.sleep(0)
         return f"receipt for {total}"

@@ -23,8 +23,7 @@ from zaptasks.client import open_client
 
 HANDLERS = """
 import trio
-from zaptasks import workflow
-from zaptasks.handlers import activity, task
+from zaptasks import activity, task, workflow
 
 @task(name="greet")
 async def greet(who: dict) -> str:

@@ -9,7 +9,7 @@ async with zaptasks.aio.open_client(...), zaptasks.aio.open_worker(...)  # the s
 from zapwire.errors import CallFailed, ConnectionLost, LocalProtocolError, NotSent, OutcomeUnknown, ZapError
 from zapwire.failure import Failure
 
-from . import aio
+from . import activity, aio
 from .blocking import Client, default, set_default
 from .client import AsyncClient, open_client
 from .codecs import Codec, Compression, Encryption
@@ -33,7 +33,7 @@ from .errors import (
     UpdateRejected,
 )
 from .fallback import Placement, Submission
-from .handlers import activity, task
+from .handlers import task
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
 from .local import EngineStopped, LocalEngine, NoHandler, QueueFull
 from .options import Durability, RetryPolicy, Seconds

@@ -29,12 +29,13 @@ class ArgumentsError(Exception):
 class Parameters:
     """The positional parameters of one function, past the first `skip`."""
 
-    __slots__ = ("_count", "_defaults", "_readers", "_rest", "required")
+    __slots__ = ("_count", "_defaults", "_names", "_readers", "_rest", "required")
 
     def __init__(self, function: Callable[..., object], *, skip: int = 0) -> None:
         signature = inspect.signature(function)
         hints = _hints(function)
         self._readers: list[Reader] = []
+        self._names: list[str] = []
         self._defaults: list[object] = []
         self._rest: Reader | None = None
         self.required = 0
@@ -43,6 +44,7 @@ class Parameters:
             read = _reader(hints.get(parameter.name, Any))
             if parameter.kind in _POSITIONAL:
                 self._readers.append(read)
+                self._names.append(parameter.name)
                 is_required = parameter.default is parameter.empty
                 self._defaults.append(None if is_required else parameter.default)
                 self.required += is_required
@@ -80,11 +82,11 @@ class Parameters:
             items = _array.decode(input)
         except (msgspec.MsgspecError, RecursionError) as error:
             if self._count == 1:
-                return (_decode(self._readers[0], input, "argument 1"),)
+                return (_decode(self._readers[0], input, f"argument 1 ({self._names[0]!r})"),)
             raise ArgumentsError(f"the input is not a JSON array of arguments: {error}") from None
         values = [
-            _decode(read, raw, f"argument {index}")
-            for index, (read, raw) in enumerate(zip(self._readers, items, strict=False), 1)
+            _decode(read, raw, f"argument {index} ({name!r})")
+            for index, (read, name, raw) in enumerate(zip(self._readers, self._names, items, strict=False), 1)
         ]
         if len(items) < self._count:
             values += self._defaults[len(items) :]

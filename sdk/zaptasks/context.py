@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, MutableMapping
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import msgspec
 
@@ -29,6 +29,11 @@ class CancelRequested(ZapError):
     status = 499
 
 
+class CompleteLater(BaseException):
+    """Raised by `TaskContext.complete_later`. Like `trio.Cancelled` it is no `Exception`, so that no handler's own
+    `except` takes it for an error."""
+
+
 def current_task() -> TaskContext:
     """The task that this code runs for. Raises `RuntimeError` outside of a handler."""
     try:
@@ -43,6 +48,7 @@ class TaskContext:
     """One attempt of one task or activity. Every method may be called from any thread.
 
     `heartbeat_details` are what the last attempt that said something had said. Spans are in seconds, None for none.
+    `task_token` names this attempt for `client.get_activity_handle`; "" where there is no server.
     """
 
     __slots__ = (
@@ -61,6 +67,7 @@ class TaskContext:
         "scheduled_time",
         "start_to_close",
         "task_queue",
+        "task_token",
         "type",
         "workflow_id",
     )
@@ -81,6 +88,7 @@ class TaskContext:
         heartbeat_timeout: float | None,
         heartbeat_details: tuple[Any, ...],
         send: Callable[[bytes], None],
+        task_token: str = "",
         converter: DataConverter = PLAIN,
     ) -> None:
         self.id: Final = id
@@ -95,6 +103,7 @@ class TaskContext:
         self.start_to_close: Final = start_to_close
         self.heartbeat_timeout: Final = heartbeat_timeout
         self.heartbeat_details: Final = heartbeat_details
+        self.task_token: Final = task_token
         self._send = send
         self._converter = converter
         self._details: tuple[object, ...] = heartbeat_details
@@ -122,6 +131,17 @@ class TaskContext:
         """For handlers in threads: raise `CancelRequested` once somebody wants this attempt to stop."""
         if self._cancel_reason is not None:
             raise CancelRequested(self._cancel_reason)
+
+    def complete_later(self) -> NoReturn:
+        """End this attempt's code, and leave the attempt open: whoever has `task_token` completes or fails it.
+
+        It raises what the worker waits for; let it through. The slot is free from here on, and the worker may end, and
+        the server too. What ends an attempt that nobody completes are its timeouts, of which the heartbeat timeout
+        wants to be fed with the handle's `heartbeat`. Raises `RuntimeError` for a task that no server knows.
+        """
+        if not self.task_token:
+            raise RuntimeError("complete_later() needs a server that holds the task, and this one runs in the process")
+        raise CompleteLater
 
     def heartbeat(self, *details: object) -> None:
         """Say that this attempt is alive, and remember `details` for the next attempt.

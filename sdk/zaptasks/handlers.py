@@ -5,13 +5,14 @@
 
     open_worker(client, tasks=[send, resize], activities={"greet": say_hello})
 
-A decorated function stays what it was; it only remembers its name. A plain function goes by its `__name__`.
+A decorated function stays what it was; it only remembers its name. A plain function goes by its `__name__`. An object
+stands for its decorated methods.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, TypeAlias, TypeVar, overload
@@ -21,8 +22,8 @@ from .arguments import Parameters
 Function: TypeAlias = Callable[..., Any]
 """A handler: `async def` or `def`. What it takes and returns is its own affair and JSON's."""
 
-Handlers: TypeAlias = Iterable[Function] | Mapping[str, Function]
-"""Functions that know their names, or names with their functions."""
+Handlers: TypeAlias = Iterable[object] | Mapping[str, Function]
+"""Functions that know their names, objects with decorated methods, or names with their functions."""
 
 NAME_CHARACTERS_MAX: Final = 1_000
 _MARK: Final = "__zaptasks__"
@@ -47,27 +48,20 @@ class Registration:
 @overload
 def task(function: F, /) -> F: ...
 @overload
-def task(*, name: str) -> Callable[[F], F]: ...
+def task(*, name: str = "") -> Callable[[F], F]: ...
 def task(function: F | None = None, /, *, name: str = "") -> F | Callable[[F], F]:
-    """Mark a function as the handler of one-shot tasks, under `name` or its own."""
-    return _mark(Kind.TASK, function, name)
+    """Mark a function or a method as the handler of one-shot tasks, under `name` or its own."""
+    return mark(Kind.TASK, function, name)
 
 
-@overload
-def activity(function: F, /) -> F: ...
-@overload
-def activity(*, name: str) -> Callable[[F], F]: ...
-def activity(function: F | None = None, /, *, name: str = "") -> F | Callable[[F], F]:
-    """Mark a function as an activity of workflows, under `name` or its own."""
-    return _mark(Kind.ACTIVITY, function, name)
+def mark(kind: Kind, function: F | None, name: str) -> F | Callable[[F], F]:
+    """What the decorators do: `function` with a note of its kind and name, or a decorator that makes it."""
 
-
-def _mark(kind: Kind, function: F | None, name: str) -> F | Callable[[F], F]:
-    def mark(target: F) -> F:
+    def decorate(target: F) -> F:
         setattr(target, _MARK, Registration(kind, check_name(name or _own_name(target), kind)))
         return target
 
-    return mark if function is None else mark(function)
+    return decorate if function is None else decorate(function)
 
 
 class Handler:
@@ -79,6 +73,7 @@ class Handler:
         self.name = name
         self.function = function
         self.is_async = is_async(function)
+        _check_bound(name, function, kind)
         if kind is Kind.WORKFLOW and not self.is_async:
             raise TypeError(f"workflow {name!r} is {function!r}: a workflow is an `async def` function")
         # A workflow's first parameter is its context.
@@ -87,6 +82,18 @@ class Handler:
             raise TypeError(
                 f"task {name!r} is {function!r}, which needs {self.parameters.required} arguments: a task handler is"
                 " called with the payload, or with nothing"
+            )
+
+
+def _check_bound(name: str, function: Function, kind: Kind) -> None:
+    """Refuse a method without its object: it would be called with the payload as `self`."""
+    owner = getattr(function, "__qualname__", "").rpartition(".")[0]
+    if inspect.isfunction(function) and owner and not owner.endswith("<locals>"):
+        first = next(iter(inspect.signature(function).parameters), "")
+        if first == "self":
+            raise TypeError(
+                f"{kind.value} {name!r} is {function.__qualname__}, a method without its object: pass the method of an"
+                f" instance, such as {owner}().{function.__name__}, or the instance itself"
             )
 
 
@@ -99,18 +106,41 @@ def table(handlers: Handlers, kind: Kind) -> dict[str, Handler]:
     """The handlers by name. Raises `ValueError` for a name used twice, `TypeError` for what cannot be called so."""
     if callable(handlers):
         raise TypeError(f"{handlers!r} is one function: pass a list of functions, or a dict of names to functions")
-    pairs = (
-        handlers.items() if isinstance(handlers, Mapping) else ((name_of(function), function) for function in handlers)
-    )
+    pairs = handlers.items() if isinstance(handlers, Mapping) else named(handlers, kind)
     found: dict[str, Handler] = {}
     for name, function in pairs:
         check_name(name, kind)
         if not callable(function):
             raise TypeError(f"{kind.value} {name!r} is {function!r}, which cannot be called")
-        if name in found and found[name].function is not function:
+        if name in found and found[name].function != function:
             raise ValueError(f"{kind.value} {name!r} is registered twice: {found[name].function!r} and {function!r}")
         found[name] = Handler(name, function, kind)
     return found
+
+
+def named(targets: Iterable[object], kind: Kind) -> Iterator[tuple[str, Function]]:
+    """The functions with their names; for an object that is none, its methods that are decorated as `kind`."""
+    for target in targets:
+        methods = methods_of(target, kind)
+        if methods:
+            yield from methods
+        elif callable(target):
+            yield name_of(target), target
+        else:
+            raise TypeError(f"{target!r} holds no {kind.value}: it is no function, and no method of it is decorated")
+
+
+def methods_of(target: object, kind: Kind) -> list[tuple[str, Function]]:
+    """The methods of an object that are decorated as `kind`, bound to it, with their names; none of a function."""
+    if inspect.isroutine(target) or inspect.isclass(target):
+        return []
+    methods = [getattr(target, name) for name in dir(type(target)) if _is_marked(type(target), name, kind)]
+    return [(name_of(method), method) for method in methods]
+
+
+def _is_marked(owner: type, name: str, kind: Kind) -> bool:
+    found = inspect.getattr_static(owner, name, None)
+    return kind_of(getattr(found, "__func__", found)) is kind
 
 
 def name_of(activity: str | Function) -> str:

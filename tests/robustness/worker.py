@@ -20,7 +20,7 @@ import trio
 from tests.robustness.journal import BEGUN, KEPT, SIDE_EFFECTS, Journal
 
 import zaptasks
-from zaptasks import WorkflowContext, current_task
+from zaptasks import WorkflowContext, activity, current_task
 from zaptasks.line import Line
 from zapwire.client_link import Backoff
 from zapwire.envelope import Envelope
@@ -95,12 +95,12 @@ async def poison(number: int) -> None:
     raise ValueError("every attempt fails, as planned")
 
 
-@zaptasks.activity
+@activity.defn
 async def part(number: int) -> dict[str, Any]:
     return done(number)
 
 
-@zaptasks.activity
+@activity.defn
 async def pause(number: int) -> dict[str, Any]:
     await trio.sleep(0.3)
     return done(number)

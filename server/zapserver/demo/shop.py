@@ -13,6 +13,7 @@ import trio
 
 import zaptasks
 from zapserver.demo.journal import journaled, tell_progress
+from zaptasks import activity
 
 BANK_VARIABLE = "ZAPTASKS_DEMO_BANK"
 """A directory with a file for each card that the bank declines."""
@@ -104,14 +105,14 @@ async def import_catalog() -> int:
     return ROWS
 
 
-@zaptasks.activity(name="warehouse.reserve")
+@activity.defn(name="warehouse.reserve")
 @journaled
 async def reserve(sku: str, quantity: int) -> str:
     await trio.sleep(0.02)
     return f"shelf 7, {quantity} x {sku}"
 
 
-@zaptasks.activity(name="parcel.label")
+@activity.defn(name="parcel.label")
 @journaled
 async def print_label(street: str) -> str:
     await trio.sleep(0.02)
