@@ -172,7 +172,7 @@ def test_a_vanished_worker_gives_its_task_to_the_next_and_its_late_answer_is_ref
 @pytest.mark.parametrize("token", ["", "x", "act|a|1|b|default", "act|a|1|b|ghost", "wf|a|b|c|d|default", "\x00|\x00"])
 def test_an_unknown_token_is_a_404(server: Server, token: str) -> None:
     link = server.connect("worker")
-    for opcode in (*range(Op.RESPOND_WORKFLOW_TASK_COMPLETED, 0xA6), Op.HAND_BACK_TASK):
+    for opcode in (*range(Op.RESPOND_WORKFLOW_TASK_COMPLETED, 0xA6), Op.HAND_BACK_TASK, Op.DETACH_TASK):
         payload = b'{"v":1,"cmds":null}' if opcode == Op.RESPOND_WORKFLOW_TASK_COMPLETED else b"{}"
         status, error = server.respond(link, opcode, token, payload)
         assert (status, error[:20]) == (404, "task token not found")

@@ -104,6 +104,7 @@ INPUTS: dict[str, tuple[Callable[[Sweep], object], int, ActivityTimeouts]] = {
         ActivityTimeouts(),
     ),
     "handed back": (lambda sweep: sweep.d.step(c.HandBackTask(token=sweep.token)), 5, ActivityTimeouts()),
+    "detached": (lambda sweep: sweep.d.step(c.DetachTask(token=sweep.token)), 5, ActivityTimeouts()),
     "worker lost, attempts left": (lambda sweep: sweep.d.lose(1), 5, ActivityTimeouts()),
     "worker lost, no attempt left": (lambda sweep: sweep.d.lose(1), 1, ActivityTimeouts()),
     "cancel": (lambda sweep: sweep.d.cancel(sweep.started), 5, ActivityTimeouts()),

@@ -30,7 +30,7 @@ V1_SERVED = {0x50, 0x51, *range(0x60, 0x6A), 0x6B, *range(0x70, 0x77), 0x80, 0x8
     0xC4,
 }
 V1_NOT_SERVED = {0x6C, 0x6D, 0xFF}
-OUR_OWN = {*range(0x91, 0x9B), 0xB5}
+OUR_OWN = {*range(0x91, 0x9B), 0x9C, 0xB5}
 
 
 def test_every_opcode_is_there_and_served_as_promised() -> None:
@@ -68,7 +68,7 @@ def test_workers_receive_exactly_the_pushes() -> None:
 def test_layouts() -> None:
     other = {opcode.number: opcode.layout for opcode in OPCODES if opcode.layout is not Layout.ENVELOPE}
     assert other == {0x50: Layout.SUBMIT, 0x51: Layout.SCHEDULE} | dict.fromkeys(
-        [0xA2, 0xA3, 0xA4, 0xA5, 0x95], Layout.RESPOND
+        [0xA2, 0xA3, 0xA4, 0xA5, 0x95, 0x9C], Layout.RESPOND
     )
 
 

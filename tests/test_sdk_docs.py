@@ -16,6 +16,7 @@ PAGES = {
     "README.md": ROOT / "README.md",
     "client.md": ROOT / "docs/client.md",
     "worker.md": ROOT / "docs/worker.md",
+    "activities.md": ROOT / "docs/activities.md",
     "data.md": ROOT / "docs/data.md",
     "asyncio.md": ROOT / "docs/asyncio.md",
     "schedules.md": ROOT / "docs/schedules.md",

@@ -213,7 +213,7 @@ def _describe_message(parsed: Message, is_response: bool) -> str:
     opcode = f"0x{parsed.opcode:02X}"
     if not is_response and parsed.opcode in (0x50, 0x51):
         return f"{opcode} {_quoted(root.bytes(0))} " + " ".join(_quoted(root.bytes(at)) for at in (8, 16, 24))
-    if not is_response and parsed.opcode in (0xA2, 0xA3, 0xA4, 0xA5, 0x95):
+    if not is_response and parsed.opcode in (0xA2, 0xA3, 0xA4, 0xA5, 0x95, 0x9C):
         return f"{opcode} token {_quoted(root.bytes(0))} payload {_quoted(root.bytes(8))}"
     if is_response and root.u32(0) in (0, 200, 400, 404, 409, 413, 500, 501, 503) and root.bytes(4):
         return f"status {root.u32(0)} {_quoted(root.bytes(4))}"

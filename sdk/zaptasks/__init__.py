@@ -10,6 +10,7 @@ from zapwire.errors import CallFailed, ConnectionLost, LocalProtocolError, NotSe
 from zapwire.failure import Failure
 
 from . import activity, aio
+from .activity_handle import ActivityTokenHandle
 from .blocking import Client, default, set_default
 from .client import AsyncClient, open_client
 from .codecs import Codec, Compression, Encryption
@@ -61,6 +62,7 @@ __version__ = VERSION
 __all__ = [
     "Acknowledged",
     "ActivityFailed",
+    "ActivityTokenHandle",
     "AsyncClient",
     "CallFailed",
     "CancelRequested",

@@ -5,6 +5,8 @@ Why an attempt stops early decides what the server is told:
     cancel    the server asked for it     a CanceledError failure with the reason
     lose      its lease is over           nothing: the server gave the task to somebody else
     hand back this worker goes away       HandBackTask: another worker gets it, no attempt is charged
+
+A handler that ends with `complete_later()` stops nothing: DetachTask leaves the attempt to whoever has its token.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ from zapwire.failure import DECODE_ERROR, NOT_FOUND_ERROR, Failure, encode_failu
 from zapwire.opcodes import Op
 
 from .arguments import ArgumentsError
-from .context import CancelRequested, TaskContext, _current, said_before
+from .context import CancelRequested, CompleteLater, TaskContext, _current, said_before
 from .converters import DataConverter
 from .deliveries import ActivityDelivery
 from .errors import CodecError
-from .failures import canceled_failure, failure_of, unreadable_failure
+from .failures import canceled_failure, failure_of, sole_error, unreadable_failure
 from .handlers import Handler
 from .line import LEASE_OVER, TOO_LARGE, Line
 from .payloads import result_too_large
@@ -86,6 +88,7 @@ class Attempt:
             heartbeat_timeout=timeout_ms / 1000 or None,
             heartbeat_details=self._said_before(),
             send=self._beat_from_anywhere,
+            task_token=delivery.task_token,
             converter=converter,
         )
         self._beat_seconds = HEARTBEAT_SECONDS_MAX
@@ -175,6 +178,8 @@ class Attempt:
         except BaseException as error:  # SystemExit and the like end a task and not the worker
             if isinstance(error, BaseExceptionGroup) and error.subgroup(KeyboardInterrupt):
                 raise
+            if isinstance(sole_error(error), CompleteLater):
+                return self._detached()
             if not self._is_lost:
                 log.warning("handler of %s failed: %s", self, type(error).__name__, exc_info=error)
             if self._hand_back_reason is None:  # else it only failed to clean up
@@ -182,6 +187,12 @@ class Attempt:
         if self._hand_back_reason is not None:
             return Op.HAND_BACK_TASK, self._hand_back_reason.encode()
         return _failed(canceled_failure(self.context.cancel_reason))
+
+    def _detached(self) -> tuple[int, bytes]:
+        if self._line.is_ours:
+            return Op.DETACH_TASK, b""
+        text = "complete_later() needs a server of ours: this one keeps no lease that no worker holds"
+        return _failed(Failure(message=text, code="NotSupported", non_retryable=True))
 
     def _arguments(self, handler: Handler) -> tuple[object, ...]:
         if self._unreadable is not None:

@@ -24,10 +24,11 @@ import trio
 
 from zapwire.body import decode_json, encode_json
 from zapwire.client_link import Backoff, ReconnectingLink
-from zapwire.envelope import Envelope, encode_task_schedule
+from zapwire.envelope import Envelope, decode_envelope, encode_respond, encode_task_schedule
 from zapwire.errors import CallFailed, ConnectionLost, NotSent, OutcomeUnknown
 from zapwire.opcodes import Op
 
+from .activity_handle import ActivityTokenHandle
 from .connector import ZAP_PORT, ConnectionCount, Connector, default_identity, parse_address
 from .converters import PLAIN, DataConverter
 from .errors import ClientClosed, ServerBusy, UpdateRejected, refusal
@@ -502,6 +503,12 @@ class AsyncClient:
         """Ask the server how it is."""
         return await self.call(Op.HEALTH, {}, Health)
 
+    # --- activities ------------------------------------------------------------------------------------
+
+    def get_activity_handle(self, token: str) -> ActivityTokenHandle:
+        """An attempt that was left open with `activity.complete_later()`, to complete or fail it. Makes no call."""
+        return ActivityTokenHandle(self, token)
+
     # --- calls -----------------------------------------------------------------------------------------
 
     async def call(self, opcode: int, request: Mapping[str, object], type: type[T], *, repeat: bool = True) -> T:
@@ -532,6 +539,18 @@ class AsyncClient:
                 raise
 
         return decode_json((await self._repeatedly(ask, None, True)).body, UpdateAnswer)
+
+    async def respond(self, opcode: int, token: str, payload: bytes, *, repeat: bool = False) -> Envelope:
+        """Answer the task with this token; returns the acknowledgement. Raises `CallFailed` for a refusal."""
+        message = encode_respond(opcode, token.encode(), payload)
+
+        async def ask(timeout: float | None) -> Envelope:
+            envelope = decode_envelope(await self._link.call_raw(message, timeout=timeout))
+            if not envelope.ok:
+                raise refusal(envelope.status, envelope.error, opcode=opcode)
+            return envelope
+
+        return await self._repeatedly(ask, self.timeout, repeat)
 
     async def _ask(self, opcode: int, body: bytes, timeout: float | None) -> Envelope:
         try:

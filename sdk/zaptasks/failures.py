@@ -24,7 +24,7 @@ def failure_of(error: BaseException, *, non_retryable: bool = False) -> Failure:
     A `TaskError` chooses its own code. A failure that came from elsewhere keeps the code that it had there. A
     group of exactly one exception is that exception.
     """
-    return _failure(_unwrap(error), non_retryable, depth=0)
+    return _failure(sole_error(error), non_retryable, depth=0)
 
 
 def canceled_failure(reason: str) -> Failure:
@@ -54,12 +54,13 @@ def _failure(error: BaseException, non_retryable: bool, depth: int) -> Failure:
         code=code,
         non_retryable=non_retryable,
         details=details,
-        cause=None if cause is None or depth >= CAUSE_DEPTH_MAX else _failure(_unwrap(cause), False, depth + 1),
+        cause=None if cause is None or depth >= CAUSE_DEPTH_MAX else _failure(sole_error(cause), False, depth + 1),
         stack=_stack(error),
     )
 
 
-def _unwrap(error: BaseException) -> BaseException:
+def sole_error(error: BaseException) -> BaseException:
+    """The exception itself, or the only one in a group, however deep."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error

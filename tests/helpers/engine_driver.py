@@ -378,6 +378,9 @@ class Driver:
         given = None if details is None else payload(details)
         return self.step(c.HeartbeatActivity(token=task.task_token, details=given)).cancel_requested
 
+    def detach(self, task: DeliverActivityTask) -> None:
+        self.step(c.DetachTask(token=task.task_token))
+
     def hand_back(self, task: DeliverActivityTask | DeliverWorkflowTask) -> None:
         self.step(c.HandBackTask(token=task.task_token, reason="draining"))
 

@@ -296,7 +296,10 @@ def _check_activity(s: State, activity: Activity, waiting: dict[int, Any]) -> No
 
 def _check_place(s: State, task: Activity | WorkflowTask, waiting: dict[int, Any]) -> None:
     assert not (id(task) in waiting and task.lease is not None), "a task is both leased and in line"
-    if task.lease is not None:
+    if task.lease is not None and task.lease.is_detached:
+        assert isinstance(task, Activity)
+        assert all(task.lease.token not in peer.leases for peer in s.peers.values()), "a detached lease holds a slot"
+    elif task.lease is not None:
         assert s.peers[task.lease.peer].leases[task.lease.token] is task
     elif id(task) in waiting:
         assert waiting[id(task)] == task.queue
@@ -315,8 +318,9 @@ def _check_indexes(s: State) -> None:
     leased = sum(len(peer.leases) for peer in s.peers.values())
     waiting = sum(len(queue) for queue in s.queues.values())
     tasks = [*s.activities.values(), *(execution.task for execution in executions if execution.task is not None)]
-    assert leased == sum(task.lease is not None for task in tasks)
-    assert waiting <= len(tasks) - leased
+    leases = [task.lease for task in tasks if task.lease is not None]
+    assert leased == sum(not lease.is_detached for lease in leases)
+    assert waiting <= len(tasks) - len(leases)
     for schedule in s.schedules.values():
         _check_schedule(s, schedule)
 

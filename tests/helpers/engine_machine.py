@@ -220,6 +220,9 @@ class Machine(RuleBasedStateMachine):
                 for token in list(s.peers[peer].leases):
                     if token in s.peers[peer].leases:
                         self._do(token)
+            for activity in list(s.activities.values()):
+                if activity.lease is not None and activity.lease.is_detached:
+                    self._do(activity.lease.token)
             for execution in self.executions():
                 if not execution.status.is_open:
                     continue
@@ -339,7 +342,9 @@ class EngineMachine(Machine):
         self.attempt(commands[what])
 
     @rule(
-        pick=PICKS, data=FAILURES, what=st.sampled_from(["complete", "complete", "fail", "fail", "heartbeat", "return"])
+        pick=PICKS,
+        data=FAILURES,
+        what=st.sampled_from(["complete", "complete", "fail", "fail", "heartbeat", "return", "detach", "detach"]),
     )
     def a_worker_answers_a_task(self, pick: int, data: bytes, what: str) -> None:
         """With the token of any delivery that ever was, counted from the latest."""
@@ -351,6 +356,7 @@ class EngineMachine(Machine):
             "fail": c.FailActivity(token=token, failure=data),
             "heartbeat": c.HeartbeatActivity(token=token, details=payload(2)),
             "return": c.HandBackTask(token=token),
+            "detach": c.DetachTask(token=token),
         }
         self.attempt(commands[what])
 

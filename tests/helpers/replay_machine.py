@@ -130,13 +130,20 @@ class ReplayMachine(Machine):
         peers = self.d.engine._state.peers
         return [token for peer in WORKERS if peer in peers for token in peers[peer].leases]
 
-    @rule(pick=PICKS, is_good=st.booleans(), delay=st.sampled_from([None, 0, 50, 10**18]))
-    def do_an_activity(self, pick: int, is_good: bool, delay: int | None) -> None:
-        peer = self.d.engine._state.peers.get(3)
-        if peer is None or not peer.leases:
+    @rule(
+        pick=PICKS,
+        what=st.sampled_from(["complete", "complete", "fail", "fail", "detach"]),
+        delay=st.sampled_from([None, 0, 50, 10**18]),
+    )
+    def do_an_activity(self, pick: int, what: str, delay: int | None) -> None:
+        """By its worker, or by whoever has the token."""
+        tokens = [each.lease.token for each in self.d.engine._state.activities.values() if each.lease is not None]
+        if not tokens:
             return
-        token = pick_one(list(peer.leases), pick)
-        if is_good:
+        token = pick_one(tokens, pick)
+        if what == "detach":
+            self.attempt(c.DetachTask(token=token))
+        elif what == "complete":
             self.attempt(c.CompleteActivity(token=token, result=payload(1)))
         else:
             data = failure()

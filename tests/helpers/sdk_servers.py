@@ -113,6 +113,7 @@ class FakeServer(RefusingHandler):
             Op.RESPOND_ACTIVITY_TASK_FAILED,
             Op.RESPOND_WORKFLOW_TASK_COMPLETED,
             Op.HAND_BACK_TASK,
+            Op.DETACH_TASK,
         ):
             self.answers.setdefault(opcode, lambda call: call.answer())
         self.answers.setdefault(Op.RECORD_ACTIVITY_TASK_HEARTBEAT, lambda call: call.answer(status=0))

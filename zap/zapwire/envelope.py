@@ -185,7 +185,10 @@ def encode_ack(status: int, error: str = "", receipt: int = 0) -> bytes:
 
 
 def encode_respond(opcode: int, token: Buffer, payload: Buffer, flags: int = 0) -> bytes:
-    """A worker's respond frame (0xA2 to 0xA5, 0x95): a task token, and commands, result, failure, details or reason."""
+    """A worker's respond frame (0xA2 to 0xA5, 0x95, 0x9C): a task token, and what goes with it.
+
+    That is commands, a result, a failure, details or a reason.
+    """
     _check_request(opcode, flags)
     head = _RESPOND.pack(
         _MARK | flags << 48 | opcode << 56,

@@ -175,7 +175,7 @@ RESPOND: Final = ObjectLayout(
         Field(0, "bytes", "token", "the task token from the delivery"),
         Field(8, "bytes", "payload", "commands, result, failure, details or reason, by opcode"),
     ),
-    "a worker answers a delivery: 0xA2 to 0xA5, 0x95",
+    "a worker answers a delivery: 0xA2 to 0xA5, 0x95, 0x9C",
 )
 
 SUBMIT: Final = ObjectLayout(

@@ -58,6 +58,7 @@ class Op(enum.IntEnum):
     BACKFILL_SCHEDULE = 0x98
     MATCHING_TIMES = 0x99
     UPDATE_WORKFLOW = 0x9A
+    DETACH_TASK = 0x9C
 
     SUBSCRIBE_WORKFLOW_TASKS = 0xA0
     SUBSCRIBE_ACTIVITY_TASKS = 0xA1
@@ -145,7 +146,7 @@ def _call(op: Op, request: str, response: str, note: str = "", *, since: str = V
 
 
 def _respond(op: Op, payload: str, note: str = "", *, since: str = V1) -> Opcode:
-    fields = ("task_token", payload), ("status", "error?")
+    fields = ("task_token", *payload.split()), ("status", "error?")
     return Opcode(op, Direction.TO_SERVER, Kind.CALL, Layout.RESPOND, *fields, since, True, note)
 
 
@@ -275,6 +276,12 @@ OPCODES: Final = (
         _RUN + " update_name update_id? args? wait?",
         "update_id stage result? failure?",
         "answered when the workflow accepted it, or completed it, as wait says; a rejection is status 400",
+        since=OURS,
+    ),
+    _respond(
+        Op.DETACH_TASK,
+        "",
+        "a worker's code is done with an activity that stays open: any connection may answer its token from now on",
         since=OURS,
     ),
     _call(

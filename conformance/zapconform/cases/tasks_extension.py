@@ -223,6 +223,21 @@ def handed_back(trial: Trial) -> None:
     trial.status_becomes(holder, execution.workflow_id, 2)
 
 
+@case(
+    "tasks/detached",
+    "A task detached by 0x9C stays open when its worker's connection ends, and any connection may complete its token.",
+    extension=True,
+)
+def detached(trial: Trial) -> None:
+    worker, other = trial.peer("worker"), trial.peer("other")
+    queue = trial.name("queue")
+    execution, delivery = trial.held_task(worker, queue, retry_policy={"maximum_attempts": 1})
+    worker.answer(op.DETACH_TASK, delivery.token, b"").succeeded()
+    worker.close()
+    other.complete(delivery).succeeded()
+    trial.status_becomes(other, execution.workflow_id, 2)
+
+
 @case("tasks/explain", "0x96 says what an open task waits for.", extension=True, severity=SHOULD)
 def explain(trial: Trial) -> None:
     client = trial.peer()

@@ -8,6 +8,7 @@ from zapserver.calls.context import BinaryCall, Call, CallOpener, Handler
 from zapserver.engine.commands import (
     AnswerQuery,
     CompleteActivity,
+    DetachTask,
     FailActivity,
     FailWorkflowTask,
     HandBackTask,
@@ -140,6 +141,12 @@ def _hand_back(open_call: CallOpener, message: bytes) -> bytes:
     return _ACKNOWLEDGED
 
 
+def _detach(open_call: CallOpener, message: bytes) -> bytes:
+    call, token, _ = _respond(open_call, message)
+    call.step(DetachTask(token=token))
+    return _ACKNOWLEDGED
+
+
 def _respond(open_call: CallOpener, message: bytes) -> tuple[Call, str, Buffer]:
     """The call in the namespace that the token belongs to, the engine's own token, and what came with it."""
     scoped, data = decode_respond(message)
@@ -169,4 +176,5 @@ BINARY_CALLS: dict[int, BinaryCall] = {
     Op.RESPOND_ACTIVITY_TASK_FAILED: _activity_task_failed,
     Op.RECORD_ACTIVITY_TASK_HEARTBEAT: _heartbeat,
     Op.HAND_BACK_TASK: _hand_back,
+    Op.DETACH_TASK: _detach,
 }

@@ -13,6 +13,7 @@ given twice: before and after somebody asked for a cancel.
     | it fails with CanceledError      | refused   | refused   | BACKOFF   | CANCELED          | refused |
     | heartbeat                        | refused   | refused   | STARTED   | STARTED           | refused |
     | handed back                      | refused   | refused   | SCHEDULED | CANCELED          | refused |
+    | detached                         | refused   | refused   | STARTED   | STARTED           | refused |
     | worker lost, attempts left       | -         | -         | SCHEDULED | CANCELED          | -       |
     | worker lost, no attempt left     | -         | -         | FAILED    | CANCELED          | -       |
     | cancel                           | CANCELED  | CANCELED  | STARTED   | STARTED           | -       |
@@ -26,8 +27,9 @@ given twice: before and after somebody asked for a cancel.
 
 COMPLETED, FAILED, CANCELED and TIMED_OUT are the outcomes of CLOSED; "-" cannot happen or changes
 nothing. No attempt is left when the policy says so, when the wait would end past schedule-to-close,
-or when the history is full. Functions that can close an activity return its `Outcome`; what that
-means for the execution is decided in `executions`.
+or when the history is full. A detached attempt is STARTED still, but no worker can be lost with it:
+it ends by whoever holds its token, by a timeout or with the execution. Functions that can close an
+activity return its `Outcome`; what that means for the execution is decided in `executions`.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from zapserver.engine import matching, registry
 from zapserver.engine.commands import ActivityTimeouts, Payload, QueueKind, Status
 from zapserver.engine.effects import DeliverActivityCancel
 from zapserver.engine.errors import NotFound, StaleToken
-from zapserver.engine.records import Activity, ActivityCall, ActivityState, EventType, Execution, QueuedTask
+from zapserver.engine.records import Activity, ActivityCall, ActivityState, EventType, Execution, Lease, QueuedTask
 from zapserver.engine.retry import INTERVAL_MS_MAX, RetryPolicy
 from zapserver.engine.state import State
 from zapserver.engine.validation import storable_failure
@@ -183,6 +185,21 @@ def hand_back(s: State, token: str, reason: str, now_ms: int) -> Outcome | None:
     return None
 
 
+def detach(s: State, token: str, now_ms: int) -> None:
+    """The worker is done with it, and whoever has the token is not: the slot is free, the lease stays.
+
+    A second time changes nothing, so that a worker may repeat itself.
+    """
+    activity = held(s, token)
+    lease = activity.lease
+    assert lease is not None
+    subscription = s.free_slot(lease)
+    lease.is_detached = True
+    s.touch_activity(activity)
+    if subscription is not None:
+        matching.serve(s, subscription, now_ms)
+
+
 def workers_lost(s: State, lost: list[Activity], reason: str, now_ms: int) -> tuple[list[Outcome], list[QueuedTask]]:
     """The holders of `lost` are gone: what closes by that, and what another worker takes over now.
 
@@ -216,9 +233,7 @@ def request_cancel(s: State, activity: Activity, reason: str, now_ms: int) -> Ou
         activity.cancel_reason = reason
         s.touch_activity(activity)
         if activity.lease is not None:
-            s.effects.append(
-                DeliverActivityCancel(peer=activity.lease.peer, task_token=activity.lease.token, reason=reason)
-            )
+            _tell_worker(s, activity.lease, reason)
     if activity.lease is not None:
         return None
     return _close(s, Outcome(activity, Status.CANCELED, failure=_canceled(activity)), now_ms)
@@ -255,7 +270,7 @@ def fire(s: State, activity: Activity, now_ms: int) -> Outcome | None:
     text = f"{kind} timeout: attempt {activity.attempt} gave no answer within {limit_ms} ms"
     if kind == "heartbeat":
         text = f"heartbeat timeout: attempt {activity.attempt} was silent for {limit_ms} ms"
-    s.effects.append(DeliverActivityCancel(peer=lease.peer, task_token=lease.token, reason=text))
+    _tell_worker(s, lease, text)
     failure = encode_failure(Failure(message=text, code=TIMEOUT_ERROR))
     return _attempt_failed(s, activity, failure, Status.TIMED_OUT, now_ms)
 
@@ -263,7 +278,7 @@ def fire(s: State, activity: Activity, now_ms: int) -> Outcome | None:
 def _timed_out(s: State, activity: Activity, kind: str, limit_ms: int, now_ms: int) -> Outcome:
     text = f"{kind} timeout of {limit_ms} ms passed"
     if activity.lease is not None:
-        s.effects.append(DeliverActivityCancel(peer=activity.lease.peer, task_token=activity.lease.token, reason=text))
+        _tell_worker(s, activity.lease, text)
     elif (queue := s.queues.get(activity.queue)) is not None and activity.state is ActivityState.SCHEDULED:
         text += f" while {queue.why_waiting(activity)}"
     cause = None if activity.last_failure is None else decode_failure(activity.last_failure)
@@ -302,6 +317,12 @@ def _attempt_failed(s: State, activity: Activity, failure: bytes, status: Status
     matching.finish(s, activity, now_ms)
     s.timers.update(activity)
     return None
+
+
+def _tell_worker(s: State, lease: Lease, reason: str) -> None:
+    """Stop the code that runs for this lease. Of one that is detached none does: its holder asks by heartbeat."""
+    if not lease.is_detached:
+        s.effects.append(DeliverActivityCancel(peer=lease.peer, task_token=lease.token, reason=reason))
 
 
 def _has_room(s: State, activity: Activity) -> bool:

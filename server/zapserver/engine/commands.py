@@ -544,6 +544,12 @@ class HeartbeatActivity(Command[Heartbeaten], frozen=True):
     details: Payload | None
 
 
+class DetachTask(Command[None], frozen=True):
+    """A worker's code is done with an activity, and whoever has its token will end it."""
+
+    token: str
+
+
 class HandBackTask(Command[None], frozen=True):
     """A draining worker returns a task unharmed: it goes to another, no attempt is charged."""
 

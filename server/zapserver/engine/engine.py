@@ -263,6 +263,10 @@ def _heartbeat(s: State, command: c.HeartbeatActivity, now_ms: int) -> c.Heartbe
     return c.Heartbeaten(cancel_requested=activities.heartbeat(s, command.token, command.details, now_ms))
 
 
+def _detach(s: State, command: c.DetachTask, now_ms: int) -> None:
+    activities.detach(s, command.token, now_ms)
+
+
 def _hand_back(s: State, command: c.HandBackTask, now_ms: int) -> None:
     if command.token.startswith("wf|"):
         workflow_tasks.hand_back(s, workflow_tasks.held(s, command.token), now_ms)
@@ -426,6 +430,7 @@ _HANDLERS: dict[type[c.Command[Any]], Callable[[State, Any, int], Any]] = {
     c.CompleteActivity: _complete_activity,
     c.FailActivity: _fail_activity,
     c.HeartbeatActivity: _heartbeat,
+    c.DetachTask: _detach,
     c.HandBackTask: _hand_back,
     c.AnswerQuery: _answer_query,
     c.PutSchedule: schedules.put,

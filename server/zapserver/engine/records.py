@@ -145,6 +145,8 @@ class Lease:
     replays: bool = False
     has_updates: bool = False
     """Of a workflow task: updates went out with it."""
+    is_detached: bool = False
+    """Of an activity: whoever has the token holds it, over any connection or none, and takes no slot."""
 
 
 @dataclass(slots=True, eq=False)

@@ -1,8 +1,9 @@
 """A namespace from its records: everything open, in line again or waiting for its time, as if nothing had happened.
 
 Connections do not survive. What a worker held when the server stopped is in line again at once, in its old place, and
-nothing is charged for the attempt: it was not the worker that failed. When only the store failed, and the connections
-still stand, `adopt` gives them back what they held, and whom they wait for.
+nothing is charged for the attempt: it was not the worker that failed. A detached lease stays with whoever has its
+token. When only the store failed, and the connections still stand, `adopt` gives them back what they held, and whom
+they wait for.
 """
 
 from __future__ import annotations
@@ -227,8 +228,10 @@ def put_in_line(s: State, now_ms: int) -> None:
 
 
 def _is_held(s: State, lease: Lease) -> bool:
-    """Whether its holder has it still. The updates that came with it are not known any more, and an answer that names
-    them would be refused as wrong: such a task goes out again."""
+    """Whether its holder has it still: of a detached one always. The updates that came with a workflow task are not
+    known any more, and an answer that names them would be refused as wrong: such a task goes out again."""
+    if lease.is_detached:
+        return True
     return not lease.has_updates and lease.peer in s.peers and lease.token in s.peers[lease.peer].leases
 
 
@@ -252,7 +255,7 @@ def adopt(s: State, old: State, live: Iterable[PeerKey], now_ms: int) -> None:
     by_token: dict[str, QueuedTask] = {}
     for execution in s.executions.values():
         for task in (execution.task, *execution.open_activities.values()):
-            if task is not None and task.lease is not None:
+            if task is not None and task.lease is not None and not task.lease.is_detached:
                 by_token[task.lease.token] = task
     for key in live:
         old_peer = old.peers.get(key)

@@ -187,6 +187,12 @@ class State:
             return None
         task.lease = None
         self.touch_task(task)
+        return self.free_slot(lease)
+
+    def free_slot(self, lease: Lease) -> Subscription | None:
+        """Take a lease off its connection; the subscription with a slot free now, if it still exists."""
+        if lease.is_detached:
+            return None
         peer = self.peers.get(lease.peer)
         if peer is None:
             return None

@@ -156,6 +156,8 @@ class Views:
                 identity = activity.lease.identity
                 since_ms = activity.lease.started_ms
                 reason = f"the worker {identity!r} runs attempt {activity.attempt}"
+                if activity.lease.is_detached:
+                    reason = f"attempt {activity.attempt} waits for whoever holds its token"
                 if activity.cancel_reason is not None:
                     reason += " and was asked to stop"
             case ActivityState.BACKOFF:
