@@ -10,8 +10,8 @@ import httpx2
 import pytest
 import trio
 import trio.testing
+from tests.helpers.dispatching import FakeLink
 from tests.helpers.engine_driver import Driver, every, payload
-from tests.test_dispatch import FakeLink
 
 from zapserver.dispatch import Dispatcher
 from zapserver.engine import commands as c

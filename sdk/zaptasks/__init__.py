@@ -38,6 +38,7 @@ from .handlers import task
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
 from .local import EngineStopped, LocalEngine, NoHandler, QueueFull
 from .options import Durability, RetryPolicy, Seconds
+from .output import OutputItem
 from .records import (
     Acknowledged,
     Every,
@@ -91,6 +92,7 @@ __all__ = [
     "NoHandler",
     "NotSent",
     "OutcomeUnknown",
+    "OutputItem",
     "PayloadError",
     "Placement",
     "QueueFull",

@@ -28,6 +28,7 @@ __all__ = [
     "cancel_requested",
     "complete_later",
     "defn",
+    "emit",
     "heartbeat",
     "heartbeat_details",
     "info",
@@ -70,6 +71,11 @@ def heartbeat_details() -> tuple[Any, ...]:
 def progress(fraction: float | None, text: str = "") -> None:
     """Say how far the attempt is, from 0 to 1, None if unknown; a heartbeat as well."""
     current_task().progress(fraction, text)
+
+
+def emit(item: object) -> None:
+    """Stream an item to whoever reads `handle.output()`. Never waits; see `TaskContext.emit` for its bounds."""
+    current_task().emit(item)
 
 
 def cancel_requested() -> bool:

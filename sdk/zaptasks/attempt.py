@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -28,6 +29,7 @@ from .arguments import ArgumentsError
 from .context import CancelRequested, CompleteLater, TaskContext, _current, said_before
 from .converters import DataConverter
 from .deliveries import ActivityDelivery
+from .emitting import Emitter
 from .errors import CodecError
 from .failures import canceled_failure, failure_of, sole_error, unreadable_failure
 from .handlers import Handler
@@ -67,12 +69,14 @@ class Attempt:
         self._unreadable: ZapError | None = None
         self._scope = trio.CancelScope()
         self._is_lost = False
+        self._is_over = False
         self._hand_back_reason: str | None = None
         self._thread = threading.get_ident()
         self._trio = trio.lowlevel.current_trio_token()
         self._said: bytes | None = None
         self._acknowledged: bytes | None = None
         self._beat_scope: trio.CancelScope | None = None
+        self._emitter = Emitter(self.token, line)
         timeout_ms = delivery.heartbeat_timeout_ms
         self.context: Final = TaskContext(
             id=delivery.activity_id,
@@ -88,6 +92,7 @@ class Attempt:
             heartbeat_timeout=timeout_ms / 1000 or None,
             heartbeat_details=self._said_before(),
             send=self._beat_from_anywhere,
+            emit=self._emit_from_anywhere,
             task_token=delivery.task_token,
             converter=converter,
         )
@@ -135,6 +140,9 @@ class Attempt:
         await self._finish(opcode, payload)
 
     async def _finish(self, opcode: int, payload: bytes) -> None:
+        self._is_over = True
+        if not self._is_lost:
+            self._emitter.send_now()
         if self._beat_scope is not None:
             self._beat_scope.cancel()
         if opcode != Op.RESPOND_ACTIVITY_TASK_COMPLETED and self._said is not self._acknowledged and not self._is_lost:
@@ -219,11 +227,14 @@ class Attempt:
 
     def _beat_from_anywhere(self, details: bytes) -> None:
         self._said = details
+        self._on_loop(self._beat)
+
+    def _on_loop(self, function: Callable[[], None]) -> None:
         if threading.get_ident() == self._thread:
-            self._beat()
+            function()
             return
         with suppress(trio.RunFinishedError):  # a thread that was left behind: nobody listens any more
-            self._trio.run_sync_soon(self._beat)
+            self._trio.run_sync_soon(function)
 
     def _beat(self) -> None:
         if self._beat_scope is None and not self._is_lost:
@@ -237,6 +248,14 @@ class Attempt:
                 await self._send_heartbeat()
                 await trio.sleep(self._beat_seconds)
             self._beat_scope = None
+
+    def _emit_from_anywhere(self, item: bytes) -> None:
+        if self._line.is_ours and not self._is_over and self._emitter.add(item):
+            self._on_loop(self._start_emitting)
+
+    def _start_emitting(self) -> None:
+        if not self._is_over:
+            self._nursery.start_soon(self._emitter.send)
 
     async def _send_heartbeat(self) -> None:
         details = self._said

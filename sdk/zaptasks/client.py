@@ -35,6 +35,7 @@ from .errors import ClientClosed, ServerBusy, UpdateRejected, refusal
 from .groups import unwrapped
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
 from .options import Durability, RetryPolicy, Seconds, asked, present, to_ms, to_seconds, workflow_timeouts
+from .output import OutputPage
 from .pages import Pages
 from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_optional
 from .records import (
@@ -525,6 +526,12 @@ class AsyncClient:
         body = encode_json({"namespace": self.namespace, "workflow_id": workflow_id, "run_id": run_id, "follow": True})
         envelope = await self._repeatedly(lambda timeout: self._ask(Op.AWAIT_EXECUTION, body, timeout), None, True)
         return decode_json(envelope.body, ClosedExecution)
+
+    async def wait_output(self, workflow_id: str, run_id: str, after: int) -> OutputPage:
+        """Wait, for as long as it takes, until a run has output past the number `after`, or is closed."""
+        body = encode_json({"namespace": self.namespace, "workflow_id": workflow_id, "run_id": run_id, "after": after})
+        envelope = await self._repeatedly(lambda timeout: self._ask(Op.READ_OUTPUT, body, timeout), None, True)
+        return decode_json(envelope.body, OutputPage)
 
     async def wait_updated(self, name: str, request: Mapping[str, object]) -> UpdateAnswer:
         """Ask for an update, and wait, for as long as it takes, until it is done. Raises `UpdateRejected`."""

@@ -55,6 +55,7 @@ class TaskContext:
         "_cancel_reason",
         "_converter",
         "_details",
+        "_emit",
         "_progress",
         "_send",
         "attempt",
@@ -88,6 +89,7 @@ class TaskContext:
         heartbeat_timeout: float | None,
         heartbeat_details: tuple[Any, ...],
         send: Callable[[bytes], None],
+        emit: Callable[[bytes], None],
         task_token: str = "",
         converter: DataConverter = PLAIN,
     ) -> None:
@@ -105,6 +107,7 @@ class TaskContext:
         self.heartbeat_details: Final = heartbeat_details
         self.task_token: Final = task_token
         self._send = send
+        self._emit = emit
         self._converter = converter
         self._details: tuple[object, ...] = heartbeat_details
         self._progress: dict[str, object] | None = None
@@ -131,6 +134,16 @@ class TaskContext:
         """For handlers in threads: raise `CancelRequested` once somebody wants this attempt to stop."""
         if self._cancel_reason is not None:
             raise CancelRequested(self._cancel_reason)
+
+    def emit(self, item: object) -> None:
+        """Stream an item to whoever reads `handle.output()` of the task or the workflow.
+
+        Never waits. An item is a payload as any other, of at most 256 KiB; else it raises `PayloadError`. Not durable:
+        the server keeps the newest 1 MiB of an execution in memory. Where more is emitted than the connection takes the
+        oldest unsent items are dropped, past 1 MiB, and readers see the gap. Nobody sees what comes after the lease has
+        ended, and a server of Go's takes none.
+        """
+        self._emit(self._converter.encode(item, f"an item that {self.type!r} emits", SMALL_PAYLOAD_BYTES_MAX))
 
     def complete_later(self) -> NoReturn:
         """End this attempt's code, and leave the attempt open: whoever has `task_token` completes or fails it.

@@ -11,6 +11,7 @@ from zapwire.opcodes import Op
 
 from .errors import UpdateFailed, refusal
 from .options import Durability, asked
+from .output import OutputItem, read_output
 from .pages import Pages
 from .records import (
     Acknowledged,
@@ -90,6 +91,20 @@ class ExecutionHandle:
             return page.events, page.next_cursor
 
         return Pages(fetch, 0)
+
+    @overload
+    def output(self, type: type[T], *, after: int = 0) -> AsyncIterator[OutputItem[T]]: ...
+    @overload
+    def output(self, *, after: int = 0) -> AsyncIterator[OutputItem[Any]]: ...
+    def output(self, type: Any = Any, *, after: int = 0) -> AsyncIterator[OutputItem[Any]]:
+        """What its activities emit, as it comes, from the first item past the number `after` that the server still has.
+
+        It ends when the execution is closed, with every run that follows it; what was emitted before can be read for a
+        minute after that. Values are read as `type`. Nothing is durable: items may be missing, and `is_after_gap` of
+        the next one says so. Waits without limit, and may be canceled. Raises `CallFailed` with status 404 for an
+        execution that the server does not know, and 501 for a server that has no output.
+        """
+        return read_output(self._client, self.workflow_id, self.run_id, after, type)
 
     async def explain(self) -> list[Waiting]:
         """What it waits for: a worker, a retry, a timer. Empty once it is closed."""

@@ -62,6 +62,14 @@ class Line:
         """End the connection; its leases and subscriptions end with it."""
         self._link.close(reason)
 
+    def push(self, opcode: int, body: bytes) -> None:
+        """A one-way message; dropped once the connection has ended."""
+        self._link.send(opcode, body)
+
+    async def wait_sent(self, size: int) -> None:
+        """Wait until no more than `size` bytes wait for the server to read, or the connection has ended."""
+        await self._link.wait_sent(size)
+
     async def call(self, opcode: int, request: dict[str, object]) -> Buffer:
         """A call with a JSON body; returns the body of the answer. Raises `CallFailed` and `ConnectionLost`."""
         body = encode_json({"namespace": self.namespace, **request})

@@ -439,6 +439,7 @@ def _as_current(task_type: str, task_id: str) -> Iterator[None]:
         heartbeat_timeout=None,
         heartbeat_details=(),
         send=_send_nowhere,
+        emit=_send_nowhere,
     )
     token = _current.set(context)
     try:
@@ -447,8 +448,8 @@ def _as_current(task_type: str, task_id: str) -> Iterator[None]:
         _current.reset(token)
 
 
-def _send_nowhere(heartbeat: bytes) -> None:
-    """Nobody waits for a sign of life in the same process."""
+def _send_nowhere(said: bytes) -> None:
+    """Nobody waits for a sign of life, or for output, in the same process."""
 
 
 # ------------------------------------------------------------------------------- the process ends

@@ -21,14 +21,14 @@ import structlog
 import trio
 
 from zapserver import shapes
-from zapserver.calls import BINARY_CALLS, CALLS, DEFERRED
+from zapserver.calls import BINARY_CALLS, CALLS, DEFERRED, outputs
 from zapserver.calls.executions import query_answer
 from zapserver.deliveries import delivery_body
 from zapserver.engine.commands import AbandonWait, Command, PeerKey, PeerLost, ResumePeer, Tick, Waiter
 from zapserver.engine.effects import Answered, Closed, Delivery, PeerFull, UpdateAnswered, UpdateRejected
 from zapserver.engine.errors import EngineError
 from zapserver.namespaces import Namespace, Namespaces
-from zapserver.requests import AbandonRequest, Request, SubscriptionRequest, read_durability
+from zapserver.requests import AbandonRequest, EmitRequest, Request, SubscriptionRequest, read_durability
 from zapserver.store import Durability, StoreError
 from zapwire.body import decode_cbor, decode_json, encode_cbor, encode_json
 from zapwire.envelope import FLAG_CBOR, Envelope, encode_ack, encode_response, encode_submit_reply, with_receipt
@@ -121,7 +121,7 @@ class Dispatcher:
         self._perform(call.touched)
 
     def on_push(self, link: Link, envelope: Envelope) -> None:
-        """One-way messages: a caller that gives up, a worker that changes its slots.
+        """One-way messages: a caller that gives up, a worker that changes its slots or emits output.
 
         Go's workers echo every delivery as an empty one-way message; those mean nothing.
         """
@@ -134,13 +134,26 @@ class Dispatcher:
                 call.namespace_name = request.namespace
                 CALLS[Op.GRANT_CREDITS].answer(call, request)
                 self._perform(call.touched)
+            elif envelope.opcode == Op.EMIT_OUTPUT:
+                self._emit(_read(envelope, EmitRequest))
         except (EngineError, ZapError, StoreError) as error:
             log.info("a one-way message was dropped", opcode=envelope.opcode, peer=link.node_id, reason=str(error))
+
+    def _emit(self, request: EmitRequest) -> None:
+        token, _, name = request.task_token.rpartition("|")
+        namespace = self.namespaces.get(name)
+        now_ms = max(self.clock(), namespace.engine.now_ms)
+        for reader in outputs.emit(namespace, token, request, now_ms):
+            self._answer_waiter(
+                reader.waiter, encode_response(200, msgspec.json.encode(outputs.page(namespace, reader)))
+            )
+            self._step_unasked(namespace, AbandonWait(waiter=reader.waiter, peer=reader.peer), now_ms)
 
     def _abandon(self, peer: _Peer, request_id: int) -> None:
         """The caller forgot its call: forget who waits for it, and take it off the list of unanswered calls."""
         now_ms = self.clock()
         for namespace in peer.namespaces:
+            namespace.outputs.forget((peer.key, request_id))
             self._step_unasked(namespace, AbandonWait(waiter=(peer.key, request_id), peer=peer.key), now_ms)
         if peer.link.owes(request_id):
             peer.link.reply(request_id, CLIENT_CLOSED_REQUEST, error="abandoned by its caller")
@@ -157,6 +170,7 @@ class Dispatcher:
         for namespace in peer.namespaces:
             # A namespace whose store fails is built again from its records, without this peer. A server that
             # ends leaves everything as it is kept: what was held is free again when the next one starts.
+            namespace.outputs.forget_peer(peer.key)
             if not self.is_ending:
                 self._step_unasked(namespace, PeerLost(peer=peer.key, reason=str(error)), now_ms)
         self._after_steps()
@@ -294,13 +308,14 @@ class Dispatcher:
         for effect in namespace.engine.take_effects():
             match effect:
                 case Closed():
-                    answer = encode_response(200, msgspec.json.encode(shapes.closed(effect)))
+                    answer = encode_response(200, msgspec.json.encode(self._closed(namespace, effect)))
                     self._answer_later(namespace, effect.waiter, answer)
                 case Answered(error=None):
                     answer = encode_response(200, msgspec.json.encode(query_answer(effect.result)))
                     self._answer_later(namespace, effect.waiter, answer)
                 case Answered(error=error):
                     assert error is not None
+                    namespace.outputs.forget(effect.waiter)
                     self._answer_later(namespace, effect.waiter, encode_response(error.status, _NULL, str(error)))
                 case UpdateAnswered():
                     answer = encode_response(200, msgspec.json.encode(shapes.updated(effect)))
@@ -313,10 +328,18 @@ class Dispatcher:
                 case _:
                     namespace.journal.send(partial(self._push, effect, namespace))
 
+    def _closed(self, namespace: Namespace, effect: Closed) -> dict[str, object]:
+        """For one that waited for the end, or for output until the end."""
+        reader = namespace.outputs.forget(effect.waiter)
+        if reader is None:
+            return shapes.closed(effect)
+        return outputs.page(namespace, reader, is_closed=True, new_run_id=effect.new_run_id)
+
     def _answer_void(self, namespace: Namespace, failure: StoreError) -> None:
         """A step went wrong: nothing of it leaves but that those who waited for it are told."""
         for effect in namespace.engine.take_effects():
             if isinstance(effect, Closed | Answered | UpdateAnswered | UpdateRejected):
+                namespace.outputs.forget(effect.waiter)
                 self._answer_waiter(effect.waiter, encode_response(failure.status, _NULL, str(failure)))
 
     def _push(self, effect: Delivery, namespace: Namespace) -> None:

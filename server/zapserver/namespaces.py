@@ -20,6 +20,7 @@ from zapserver.engine.errors import EngineError, Invalid, LimitReached, NotFound
 from zapserver.engine.tables import Table
 from zapserver.journal import Fail, Journal, Send, Writer
 from zapserver.limits import NAMESPACES_MAX
+from zapserver.outputs import Outputs
 from zapserver.store import Batch, Damaged, Durability, MemoryStore, QueueFull, Store, StoreError
 from zapserver.store.keys import encode_key
 
@@ -85,6 +86,8 @@ class Namespace:
         with _collector_paused():
             self.damaged = self.engine.recover(now_ms)
         """What could not be read of the store, and is not served."""
+        self.outputs = Outputs(limits, self.engine.now_ms)
+        """What its activities emit. Of the process and not of the store, so that a new engine changes nothing."""
         about = self._read_about()
         self.about = About(now_ms) if about is None else about
         self._keep(SYNCED)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import enum
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
 
@@ -34,6 +34,11 @@ from zapwire.frame import Buffer
 DEFAULT_TASK_QUEUE = "default"
 FALLBACK_TASK_QUEUE = "ats"
 """What Go's Add/Now client hard-codes over HTTP. It names no queue over ZAP, so both mean the default one."""
+
+EMITTED_ITEMS_MAX = 1_000
+"""Items of one message of output; a worker sends several."""
+EMITTED_DROPPED_MAX = 1_000_000_000
+"""How many items one message may say were dropped: they are only counted."""
 
 ABSENT = msgspec.Raw(b"")
 _EMPTY_TEXT = msgspec.Raw(b'""')
@@ -212,6 +217,16 @@ class UpdateRequest(ExecutionRequest):
     update_id: str = ""
     args: msgspec.Raw = ABSENT
     wait: str = ""
+
+
+class ReadOutputRequest(ExecutionRequest):
+    after: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class EmitRequest(Request):
+    task_token: str = ""
+    items: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=EMITTED_ITEMS_MAX)] = []
+    dropped: Annotated[int, msgspec.Meta(ge=0, le=EMITTED_DROPPED_MAX)] = 0
 
 
 class AbandonRequest(Request):

@@ -1,4 +1,7 @@
-"""Retention: closed executions are kept for a while after their end, and then forgotten with their histories."""
+"""Retention: closed executions are kept for a while after their end, and then forgotten with their histories.
+
+Their streamed output is forgotten much sooner: see `outputs`.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,7 @@ class Sweeper:
         """For ever."""
         while True:
             for namespace in list(self._dispatcher.namespaces):
+                namespace.outputs.sweep(namespace.engine.views.is_open, self._dispatcher.clock())
                 try:
                     await self.sweep(namespace)
                 except (EngineError, StoreError) as error:

@@ -58,7 +58,9 @@ class Op(enum.IntEnum):
     BACKFILL_SCHEDULE = 0x98
     MATCHING_TIMES = 0x99
     UPDATE_WORKFLOW = 0x9A
+    READ_OUTPUT = 0x9B
     DETACH_TASK = 0x9C
+    EMIT_OUTPUT = 0x9D
 
     SUBSCRIBE_WORKFLOW_TASKS = 0xA0
     SUBSCRIBE_ACTIVITY_TASKS = 0xA1
@@ -278,10 +280,23 @@ OPCODES: Final = (
         "answered when the workflow accepted it, or completed it, as wait says; a rejection is status 400",
         since=OURS,
     ),
+    _call(
+        Op.READ_OUTPUT,
+        _RUN + " after?",
+        "run_id items closed new_run_id?",
+        "answered when something was emitted past the number `after`, or the run is closed",
+        since=OURS,
+    ),
     _respond(
         Op.DETACH_TASK,
         "",
         "a worker's code is done with an activity that stays open: any connection may answer its token from now on",
+        since=OURS,
+    ),
+    _one_way(
+        Op.EMIT_OUTPUT,
+        "task_token items dropped?",
+        "what a running task streams to readers, at most 1,000 items, after `dropped` that its worker had to drop",
         since=OURS,
     ),
     _call(

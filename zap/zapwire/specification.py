@@ -89,8 +89,8 @@ its answer waits for. Another word is refused with 400. Without the key it is th
 Between peers that both have RECEIPTS the answer says which one was reached, in the field `receipt` of its root object:
 at 20 in an envelope and in the acknowledgement of a respond frame, at 12 in the answer to 0x50 and 0x51. It is less
 than was asked for where the server keeps less, and that is no error. 0 says nothing: refusals, answers to requests that
-only look, and answers that come when something has happened later (0x91, 0x9A) have none, and towards a peer without
-RECEIPTS the field is always 0. The key is read from every peer. Over HTTP the level stands in the answer's JSON as
+only look, and answers that come when something has happened later (0x91, 0x9A, 0x9B) have none, and towards a peer
+without RECEIPTS the field is always 0. The key is read from every peer. Over HTTP the level stands in the answer's JSON as
 `durability`.
 """
 

@@ -4,7 +4,7 @@ The functions know engine commands and answer shapes, nothing of connections. `C
 that the dispatcher follows; the calls with binary layouts of their own stand in `BINARY_CALLS`.
 """
 
-from zapserver.calls import executions, namespaces, schedules, tasks, workers
+from zapserver.calls import executions, namespaces, outputs, schedules, tasks, workers
 from zapserver.calls.context import DEFERRED as DEFERRED
 from zapserver.calls.context import BinaryCall as BinaryCall
 from zapserver.calls.context import Call as Call
@@ -16,6 +16,7 @@ CALLS: dict[int, Handler] = {
     **schedules.CALLS,
     **namespaces.CALLS,
     **tasks.CALLS,
+    **outputs.CALLS,
 }
 
 BINARY_CALLS: dict[int, BinaryCall] = {**tasks.BINARY_CALLS, **workers.BINARY_CALLS}

@@ -187,6 +187,24 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         limit("tasks of a subscription", "Also what a peer gets that names no number: as good as unbounded."),
     ] = 10_000
 
+    output_bytes_max: Annotated[
+        int,
+        limit(
+            "bytes of an execution",
+            "The newest that its activities emit, in memory, for readers that follow; the oldest goes first, and"
+            " nothing is refused.",
+        ),
+    ] = 1024 * 1024
+
+    output_total_bytes_max: Annotated[
+        int,
+        limit(
+            "bytes",
+            "The same of all executions together: those that have been silent for the longest lose theirs first."
+            " Nothing is refused.",
+        ),
+    ] = 64 * 1024 * 1024
+
     burst_bytes_max: Annotated[
         int,
         limit(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from zapserver.engine import archive, explaining, schedules, slots
+from zapserver.engine import activities, archive, explaining, schedules, slots
 from zapserver.engine.commands import QueueKind, ScheduleSpec
 from zapserver.engine.errors import Invalid
 from zapserver.engine.explaining import Waiting
@@ -135,6 +135,14 @@ class Views:
         """
         slots.check_spec(spec, now_ms)
         return _matching_times(spec, now_ms, start_ms, end_ms)
+
+    def is_open(self, run_id: str) -> bool:
+        """Whether this run is there and not over."""
+        return run_id in self._s.executions
+
+    def held_activity(self, token: str) -> Activity:
+        """The activity that `token` proves a present lease of. Raises `StaleToken` and `NotFound`."""
+        return activities.held(self._s, token)
 
     def explain(self, workflow_id: str, run_id: str = "") -> list[Waiting]:
         """What an open execution waits for; empty when it is closed."""
