@@ -321,6 +321,30 @@ def test_handlers_see_the_context_variables_of_the_workers_place_and_not_each_ot
     run(main())
 
 
+def test_activities_stream_output_and_are_completed_by_token_from_asyncio(server: RunningServer) -> None:
+    class Desk:
+        @activity.defn
+        async def ask(self, question: str) -> bool:
+            await asyncio.sleep(0)
+            activity.emit(question)
+            await asyncio.sleep(0)
+            activity.emit(activity.info().task_token)
+            activity.complete_later()
+
+    async def main() -> None:
+        async with served(server, "desk", activities=[Desk()]) as (client, _):
+            handle = await client.now("ask", "six by nine?", task_queue="desk")
+            seen = []
+            async for item in handle.output():
+                seen.append(item.value)
+                if item.number == 2:
+                    await client.get_activity_handle(item.value).complete(42)
+            assert seen[0] == "six by nine?"
+            assert await handle.result() == 42
+
+    run(main())
+
+
 def test_decorated_functions_methods_and_activities_keep_their_names_and_parameters(server: RunningServer) -> None:
     class Mailer:
         async def __call__(self, to: str, copies: int = 2) -> str:

@@ -76,10 +76,13 @@ def _text(error: BaseException) -> str:
 
 
 def _stack(error: BaseException) -> str:
+    """Its traceback; below that of where it was first raised, for one that came from elsewhere."""
     try:
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__, chain=False))
     except Exception as failure:
         text = f"<no traceback: formatting it raised {type(failure).__name__}>"
+    if isinstance(error, RemoteError) and error.stack:
+        text = f"{error.stack.rstrip()}\n\nIt came from elsewhere, and was raised again here:\n\n{text}"
     return text[-STACK_CHARACTERS_MAX:].encode("utf-8", "backslashreplace").decode()
 
 

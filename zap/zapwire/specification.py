@@ -90,8 +90,8 @@ Between peers that both have RECEIPTS the answer says which one was reached, in 
 at 20 in an envelope and in the acknowledgement of a respond frame, at 12 in the answer to 0x50 and 0x51. It is less
 than was asked for where the server keeps less, and that is no error. 0 says nothing: refusals, answers to requests that
 only look, and answers that come when something has happened later (0x91, 0x9A, 0x9B) have none, and towards a peer
-without RECEIPTS the field is always 0. The key is read from every peer. Over HTTP the level stands in the answer's JSON as
-`durability`.
+without RECEIPTS the field is always 0. The key is read from every peer. Over HTTP the level stands in the answer's JSON
+as `durability`.
 """
 
 _RULINGS = """## Where Go's client and Go's server disagree
