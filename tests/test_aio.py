@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.helpers import process_handlers
 from tests.helpers.running_server import RunningServer, running_server
 from tests.helpers.workers import AT_ONCE, NO_RETRY, QUICK
 
@@ -341,6 +342,21 @@ def test_activities_stream_output_and_are_completed_by_token_from_asyncio(server
                     await client.get_activity_handle(item.value).complete(42)
             assert seen[0] == "six by nine?"
             assert await handle.result() == 42
+
+    run(main())
+
+
+def test_a_process_serves_an_asyncio_worker(server: RunningServer) -> None:
+    async def main() -> None:
+        async with served(server, "apart", tasks=[process_handlers.speak, process_handlers.die], max_processes=1) as (
+            client,
+            _,
+        ):
+            options: Any = {"task_queue": "apart", "retry_policy": AT_ONCE}
+            handle = await client.now("speak", "to be", **options)
+            assert (await handle.result())[:2] == [7, "to be"]
+            assert [item.value async for item in handle.output()] == ["to", "be"]
+            assert await (await client.now("die", "kill", **options)).result() == "alive in attempt 2"
 
     run(main())
 

@@ -43,14 +43,17 @@ F = TypeVar("F", bound=Function)
 @overload
 def defn(function: F, /) -> F: ...
 @overload
-def defn(*, name: str = "") -> Callable[[F], F]: ...
-def defn(function: F | None = None, /, *, name: str = "") -> F | Callable[[F], F]:
+def defn(*, name: str = "", process: bool = False) -> Callable[[F], F]: ...
+def defn(function: F | None = None, /, *, name: str = "", process: bool = False) -> F | Callable[[F], F]:
     """Mark a function or a method as an activity, under `name` or its own.
 
     It stays what it was. A worker takes `activities=[function]`, `[mailer.send]` for the method of an object, and
     `[mailer]` for all of its decorated methods.
+
+    With `process` a `def` function runs in a process of the worker's own, which can be stopped by force, and whose
+    death is a failure of the attempt and of nothing else. The process imports it by its module and name.
     """
-    return mark(Kind.ACTIVITY, function, name)
+    return mark(Kind.ACTIVITY, function, name, process)
 
 
 def info() -> TaskContext:

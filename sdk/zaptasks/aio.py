@@ -31,7 +31,7 @@ from .converters import PLAIN, DataConverter
 from .handlers import Function, Handlers, Kind
 from .options import Seconds
 from .trio_thread import Block
-from .worker import MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
+from .worker import MAX_PROCESSES, MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
 
 __all__ = ["Client", "Worker", "open_client", "open_worker", "run_worker"]
 
@@ -161,6 +161,7 @@ async def open_worker(
     workflows: Handlers = (),
     slots: int = SLOTS,
     max_threads: int = MAX_THREADS,
+    max_processes: int = MAX_PROCESSES,
     identity: str = "",
     shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
 ) -> AsyncIterator[Worker]:
@@ -182,6 +183,7 @@ async def open_worker(
         workflows=workflows,
         slots=slots,
         max_threads=max_threads,
+        max_processes=max_processes,
         identity=identity,
         shutdown_timeout=shutdown_timeout,
     )
@@ -198,6 +200,7 @@ async def run_worker(
     workflows: Handlers = (),
     slots: int = SLOTS,
     max_threads: int = MAX_THREADS,
+    max_processes: int = MAX_PROCESSES,
     identity: str = "",
     shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
 ) -> None:
@@ -218,6 +221,7 @@ async def run_worker(
             workflows=workflows,
             slots=slots,
             max_threads=max_threads,
+            max_processes=max_processes,
             identity=identity,
             shutdown_timeout=shutdown_timeout,
         ) as worker:

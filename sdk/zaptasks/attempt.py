@@ -22,7 +22,7 @@ from typing import Any, Final
 import trio
 
 from zapwire.errors import BadBody, ConnectionLost, ZapError
-from zapwire.failure import DECODE_ERROR, NOT_FOUND_ERROR, Failure, encode_failure
+from zapwire.failure import DECODE_ERROR, NOT_FOUND_ERROR, Failure, decode_failure, encode_failure
 from zapwire.opcodes import Op
 
 from .arguments import ArgumentsError
@@ -30,11 +30,13 @@ from .context import CancelRequested, CompleteLater, TaskContext, _current, said
 from .converters import DataConverter
 from .deliveries import ActivityDelivery
 from .emitting import Emitter
-from .errors import CodecError
+from .errors import CodecError, PayloadError
 from .failures import canceled_failure, failure_of, sole_error, unreadable_failure
 from .handlers import Handler
 from .line import LEASE_OVER, TOO_LARGE, Line
-from .payloads import result_too_large
+from .payloads import SMALL_PAYLOAD_BYTES_MAX, result_too_large
+from .process_messages import Done, Emit, Failed, Heartbeat, Later
+from .processes import ProcessPool, run_message
 
 log = logging.getLogger("zaptasks.worker")
 
@@ -57,6 +59,7 @@ class Attempt:
         task_queue: str,
         nursery: trio.Nursery,
         limiter: trio.CapacityLimiter,
+        processes: ProcessPool,
         converter: DataConverter,
     ) -> None:
         self.token: Final = delivery.task_token
@@ -65,6 +68,7 @@ class Attempt:
         self._line = line
         self._nursery = nursery
         self._limiter = limiter
+        self._processes = processes
         self._converter = converter
         self._unreadable: ZapError | None = None
         self._scope = trio.CancelScope()
@@ -109,7 +113,7 @@ class Attempt:
     def cancel(self, reason: str) -> None:
         """The server wants it to stop. A thread cannot be stopped: it can only ask `cancel_requested`."""
         self.context._cancel(reason)
-        if self._handler is not None and self._handler.is_async:
+        if self._handler is not None and (self._handler.is_async or self._handler.in_process):
             self._scope.cancel()
 
     def lose(self, reason: str) -> None:
@@ -162,7 +166,8 @@ class Attempt:
             text = f"this worker has no handler for {self.context.type!r}"
             return _failed(Failure(message=text, code=NOT_FOUND_ERROR, non_retryable=True))
         try:
-            args = self._arguments(handler)
+            opened = self._opened_input()
+            args = () if handler.in_process else self._arguments(handler, opened)
         except (CodecError, BadBody) as error:
             log.warning("%s cannot be run here: %s", self, error)
             return _failed(unreadable_failure(error))
@@ -171,6 +176,8 @@ class Attempt:
             return self._failed(Failure(message=text, code=DECODE_ERROR, non_retryable=True))
         try:
             with self._scope:
+                if handler.in_process:
+                    return await self._run_in_process(handler, opened)
                 if handler.is_async:
                     value = await handler.function(*args)
                 else:
@@ -202,11 +209,41 @@ class Attempt:
         text = "complete_later() needs a server of ours: this one keeps no lease that no worker holds"
         return _failed(Failure(message=text, code="NotSupported", non_retryable=True))
 
-    def _arguments(self, handler: Handler) -> tuple[object, ...]:
+    async def _run_in_process(self, handler: Handler, input: str | bytes | None) -> tuple[int, bytes]:
+        run = run_message(self.context, handler.function, input, is_task=self._delivery.kind == "task")
+        answer = await self._processes.run(
+            run, self._hear, reason=lambda: self.context.cancel_reason, is_lost=lambda: self._is_lost
+        )
+        match answer:
+            case Done(result=result):
+                payload = self._converter.seal(result, f"the result of {handler.name!r}")
+                return Op.RESPOND_ACTIVITY_TASK_COMPLETED, payload
+            case Failed(failure=data):
+                failure = decode_failure(data)
+                log.warning("handler of %s failed in its process: %s\n%s", self, failure, failure.stack)
+                if self._hand_back_reason is None:
+                    return self._failed(failure)
+            case Later():
+                raise CompleteLater
+        raise CancelRequested(self.context.cancel_reason)
+
+    def _hear(self, said: Heartbeat | Emit) -> None:
+        """A process has no keys: what it says is encoded here."""
+        try:
+            if isinstance(said, Heartbeat):
+                self._beat_from_anywhere(self._converter.seal(said.details, "a heartbeat", SMALL_PAYLOAD_BYTES_MAX))
+            else:
+                self._emit_from_anywhere(self._converter.seal(said.item, "an item", SMALL_PAYLOAD_BYTES_MAX))
+        except PayloadError as error:
+            log.warning("something that %s said is dropped: %s", self, error)
+
+    def _opened_input(self) -> str | bytes | None:
         if self._unreadable is not None:
             raise self._unreadable
         input = self._delivery.input
-        opened = None if input is None else self._converter.open(input)
+        return None if input is None else self._converter.open(input)
+
+    def _arguments(self, handler: Handler, opened: str | bytes | None) -> tuple[object, ...]:
         if self._delivery.kind == "task":
             return handler.parameters.from_payload(opened)
         return handler.parameters.from_array(opened)

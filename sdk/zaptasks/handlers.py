@@ -12,6 +12,7 @@ stands for its decorated methods.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -43,22 +44,30 @@ class Registration:
 
     kind: Kind
     name: str
+    process: bool = False
+    """It runs in a process of the worker's own."""
 
 
 @overload
 def task(function: F, /) -> F: ...
 @overload
-def task(*, name: str = "") -> Callable[[F], F]: ...
-def task(function: F | None = None, /, *, name: str = "") -> F | Callable[[F], F]:
-    """Mark a function or a method as the handler of one-shot tasks, under `name` or its own."""
-    return mark(Kind.TASK, function, name)
+def task(*, name: str = "", process: bool = False) -> Callable[[F], F]: ...
+def task(function: F | None = None, /, *, name: str = "", process: bool = False) -> F | Callable[[F], F]:
+    """Mark a function or a method as the handler of one-shot tasks, under `name` or its own.
+
+    With `process` it runs in a process of the worker's own: a `def` function of a module, see `activity.defn`.
+    """
+    return mark(Kind.TASK, function, name, process)
 
 
-def mark(kind: Kind, function: F | None, name: str) -> F | Callable[[F], F]:
+def mark(kind: Kind, function: F | None, name: str, process: bool) -> F | Callable[[F], F]:
     """What the decorators do: `function` with a note of its kind and name, or a decorator that makes it."""
 
     def decorate(target: F) -> F:
-        setattr(target, _MARK, Registration(kind, check_name(name or _own_name(target), kind)))
+        own = check_name(name or _own_name(target), kind)
+        if process and is_async(target):
+            raise TypeError(f"{kind.value} {own!r} is `async def`: with process=True it must be a `def` function")
+        setattr(target, _MARK, Registration(kind, own, process))
         return target
 
     return decorate if function is None else decorate(function)
@@ -67,13 +76,17 @@ def mark(kind: Kind, function: F | None, name: str) -> F | Callable[[F], F]:
 class Handler:
     """A function under its name, ready to be called with what was delivered."""
 
-    __slots__ = ("function", "is_async", "name", "parameters")
+    __slots__ = ("function", "in_process", "is_async", "name", "parameters")
 
     def __init__(self, name: str, function: Function, kind: Kind = Kind.TASK) -> None:
         self.name = name
         self.function = function
         self.is_async = is_async(function)
+        registration = getattr(function, _MARK, None)
+        self.in_process = isinstance(registration, Registration) and registration.process
         _check_bound(name, function, kind)
+        if self.in_process:
+            _check_importable(name, function, kind)
         if kind is Kind.WORKFLOW and not self.is_async:
             raise TypeError(f"workflow {name!r} is {function!r}: a workflow is an `async def` function")
         # A workflow's first parameter is its context.
@@ -95,6 +108,21 @@ def _check_bound(name: str, function: Function, kind: Kind) -> None:
                 f"{kind.value} {name!r} is {function.__qualname__}, a method without its object: pass the method of an"
                 f" instance, such as {owner}().{function.__name__}, or the instance itself"
             )
+
+
+def _check_importable(name: str, function: Function, kind: Kind) -> None:
+    """Refuse what a fresh process could not find again by its module and its name."""
+    module, path = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    found: object = sys.modules.get(module)
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    problem = ""
+    if found is not function or not inspect.isfunction(function):
+        problem = f"and {module}.{path} is not it: it must be a function at the top of a module"
+    elif module == "__main__":
+        problem = "in the main script, which no other process can import without running it: move it to a module"
+    if problem:
+        raise TypeError(f"{kind.value} {name!r} with process=True is {function!r}, {problem}")
 
 
 def is_async(function: Function) -> bool:

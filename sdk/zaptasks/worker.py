@@ -13,6 +13,7 @@ again and subscribes again, by itself.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -45,6 +46,7 @@ from .groups import unwrapped
 from .handlers import Function, Handler, Handlers, Kind, check_name, table
 from .line import TOO_MANY, Line
 from .options import Seconds, to_seconds
+from .processes import ProcessPool
 from .workflow import WorkflowTask
 from .workflow_runner import WorkflowRun, WorkflowRunner
 from .workflow_serving import Served, WorkflowServing, split_workflows
@@ -53,6 +55,7 @@ log = logging.getLogger("zaptasks.worker")
 
 SLOTS: Final = 100
 MAX_THREADS: Final = 40
+MAX_PROCESSES: Final = os.cpu_count() or 1
 SHUTDOWN_SECONDS: Final = 30.0
 
 UNSUBSCRIBE_SECONDS_MAX: Final = 1.0
@@ -115,11 +118,13 @@ class Worker(RefusingHandler):
         workflows: Handlers,
         slots: int,
         max_threads: int,
+        max_processes: int,
         identity: str,
         shutdown_timeout: Seconds,
     ) -> None:
-        if slots < 1 or max_threads < 1:
-            raise ValueError(f"slots={slots}, max_threads={max_threads}: both must be at least 1")
+        if slots < 1 or max_threads < 1 or max_processes < 1:
+            bounds = f"slots={slots}, max_threads={max_threads}, max_processes={max_processes}"
+            raise ValueError(f"{bounds}: each must be at least 1")
         self.task_queue: Final = check_name(task_queue, Kind.TASK)
         self.identity: Final = identity or client.identity
         self._client = client
@@ -127,6 +132,7 @@ class Worker(RefusingHandler):
         self._slots = slots
         self._threads = min(slots, max_threads)
         self._limiter = trio.CapacityLimiter(self._threads)
+        self._max_processes = min(slots, max_processes)
         self._tasks = table(tasks, Kind.TASK)
         self._activities = table(activities, Kind.ACTIVITY)
         replaying, held = split_workflows(workflows)
@@ -150,15 +156,18 @@ class Worker(RefusingHandler):
         self._is_draining = False
         self._leaving = trio.Event()
         self._nursery: trio.Nursery  # where handlers run; opened with the connection
+        self._processes: ProcessPool
 
     def _plan(self, workflows: dict[str, Handler]) -> None:
         """One subscription for each bound, with the types that it holds for."""
         served = {**self._activities, **self._tasks}
         asynchronous = sorted(name for name, handler in served.items() if handler.is_async)
-        threaded = sorted(name for name, handler in served.items() if not handler.is_async)
+        apart = sorted(name for name, handler in served.items() if handler.in_process)
+        threaded = sorted(served.keys() - {*asynchronous, *apart})
         for opcode, slots, types in (
             (Op.SUBSCRIBE_ACTIVITY_TASKS, self._slots, asynchronous),
             (Op.SUBSCRIBE_ACTIVITY_TASKS, self._threads, threaded),
+            (Op.SUBSCRIBE_ACTIVITY_TASKS, self._max_processes, apart),
             (Op.SUBSCRIBE_WORKFLOW_TASKS, self._slots, sorted(workflows)),
         ):
             if types:
@@ -185,6 +194,7 @@ class Worker(RefusingHandler):
         """
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as self._nursery:
+                self._processes = ProcessPool(self._max_processes, self._nursery)
                 async with self._client.connector.open(self):
                     task_status.started()
                     await self._leaving.wait()
@@ -323,6 +333,7 @@ class Worker(RefusingHandler):
             task_queue=self.task_queue,
             nursery=self._nursery,
             limiter=self._limiter,
+            processes=self._processes,
             converter=self._client.converter,
         )
         self._attempts[delivery.task_token] = attempt
@@ -421,6 +432,7 @@ async def open_worker(
     workflows: Handlers = (),
     slots: int = SLOTS,
     max_threads: int = MAX_THREADS,
+    max_processes: int = MAX_PROCESSES,
     identity: str = "",
     shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
 ) -> AsyncIterator[Worker]:
@@ -432,7 +444,8 @@ async def open_worker(
     `tasks` and `activities` are functions, or names with their functions; both are served under the types that they
     name and no other. A task handler is called with the payload (or nothing, if it takes nothing), an activity with
     its arguments; a delivery of one kind finds a handler of the other if there is no own. `slots` bounds the
-    `async def` handlers that run at once, `slots` and `max_threads` together the `def` handlers, which run in threads.
+    `async def` handlers that run at once, `slots` and `max_threads` together the `def` handlers, which run in threads,
+    `slots` and `max_processes` those under `process=True`.
 
     `workflows` are classes and functions under `@workflow.defn`, which survive their worker, since another one
     replays them; or plain `async def` functions, which start over from the top.
@@ -440,7 +453,7 @@ async def open_worker(
     When the block ends, the worker takes no more work and gives what runs `shutdown_timeout` seconds to finish. What
     has not finished then, and everything that runs if the block raises or is canceled, is canceled and handed back to
     the server, which gives it to another worker and charges no attempt. A thread cannot be canceled: it is left
-    behind, and may do its work a second time.
+    behind, and may do its work a second time. A process is killed.
     """
     require_trio("open_worker")
     with unwrapped():
@@ -453,6 +466,7 @@ async def open_worker(
                 workflows=workflows,
                 slots=slots,
                 max_threads=max_threads,
+                max_processes=max_processes,
                 identity=identity,
                 shutdown_timeout=shutdown_timeout,
             )
@@ -478,6 +492,7 @@ async def run_worker(
     workflows: Handlers = (),
     slots: int = SLOTS,
     max_threads: int = MAX_THREADS,
+    max_processes: int = MAX_PROCESSES,
     identity: str = "",
     shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
 ) -> None:
@@ -494,6 +509,7 @@ async def run_worker(
             workflows=workflows,
             slots=slots,
             max_threads=max_threads,
+            max_processes=max_processes,
             identity=identity,
             shutdown_timeout=shutdown_timeout,
         ) as worker:

@@ -14,7 +14,7 @@ from zapserver.cli.running import run
 from zapserver.logs import FORMATS, LEVELS, configure_logging
 from zaptasks import open_client, run_worker, sort_handlers
 from zaptasks.sorting import Sorted
-from zaptasks.worker import MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
+from zaptasks.worker import MAX_PROCESSES, MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
 
 
 @click.command(short_help="Run a worker for the handlers of a module.")
@@ -24,6 +24,9 @@ from zaptasks.worker import MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
 @click.option("--slots", type=click.IntRange(1), default=SLOTS, show_default=True, help="Handlers that run at once.")
 @click.option(
     "--threads", type=click.IntRange(1), default=MAX_THREADS, show_default=True, help="Of those, `def` handlers."
+)
+@click.option(
+    "--processes", type=click.IntRange(1), default=MAX_PROCESSES, show_default=True, help="For handlers in processes."
 )
 @click.option("--identity", default="", help="Who it is to people who look at the server.")
 @click.option(
@@ -43,6 +46,7 @@ def worker(
     task_queue: str,
     slots: int,
     threads: int,
+    processes: int,
     identity: str,
     shutdown_timeout: float,
     log_format: str,
@@ -66,6 +70,7 @@ def worker(
                 workflows=handlers.workflows,
                 slots=slots,
                 max_threads=threads,
+                max_processes=processes,
                 shutdown_timeout=shutdown_timeout,
             )
 
