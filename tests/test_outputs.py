@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from tests.helpers.dispatching import DispatchedServer, FakeLink, answer
 from tests.helpers.engine_driver import Driver, payload, value
+from trio.testing import MockClock
 
 from zapserver.engine import Limits
 from zapserver.engine.records import Activity
 from zapserver.outputs import KEPT_MS, NUMBERS_PER_MS, PAGE_BYTES_MAX, Outputs, Reader
+from zapserver.sweeping import Sweeper
 from zapwire.errors import ConnectionLost
 from zapwire.opcodes import Op
 
@@ -141,6 +143,17 @@ def test_what_is_closed_is_kept_for_a_while() -> None:
     w.out.sweep(is_open, now_ms)
     w.out.sweep(is_open, now_ms + KEPT_MS)
     assert w.out.bytes == 0
+
+
+async def test_the_sweeper_forgets_output_that_was_kept_long_enough(autojump_clock: MockClock) -> None:
+    server = Wire()
+    server.emit("a")
+    server.respond(server.worker, Op.RESPOND_ACTIVITY_TASK_COMPLETED, server.token, b"1")
+    sweeper = Sweeper(server.dispatcher)
+    for passed_ms, there in ((0, 1), (KEPT_MS - 1, 1), (1, 0)):
+        server.now_ms += passed_ms
+        await sweeper.sweep(server.dispatcher.namespaces.get(""))
+        assert len(server.read()[1]["items"]) == there
 
 
 # --- readers -------------------------------------------------------------------------------------------

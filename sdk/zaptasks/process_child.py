@@ -13,6 +13,7 @@ import queue
 import signal
 import socket
 import threading
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -83,12 +84,17 @@ class _Worker:
             self._connection.sendall(data)
 
     def listen(self) -> None:
+        """Until the end of the worker, which is the end of this process, whatever its main thread is doing."""
         frames = Frames()
-        with suppress(OSError):
+        try:
             while data := self._connection.recv(RECEIVE_BYTES):
                 frames.feed(data)
                 while (message := frames.next()) is not None:
                     self._told(read_to_process(message))
+        except OSError:
+            pass  # it has ended without a word
+        except BaseException:
+            traceback.print_exc()
         os._exit(0)
 
     def _told(self, message: ToProcess) -> None:

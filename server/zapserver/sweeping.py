@@ -34,7 +34,6 @@ class Sweeper:
         """For ever."""
         while True:
             for namespace in list(self._dispatcher.namespaces):
-                namespace.outputs.sweep(namespace.engine.views.is_open, self._dispatcher.clock())
                 try:
                     await self.sweep(namespace)
                 except (EngineError, StoreError) as error:
@@ -45,6 +44,7 @@ class Sweeper:
 
     async def sweep(self, namespace: Namespace) -> int:
         """Forget everything in one namespace that is past its retention; how many executions that were."""
+        namespace.outputs.sweep(namespace.engine.views.is_open, self._dispatcher.clock())
         forgotten = 0
         while True:
             before_ms = self._dispatcher.clock() - namespace.about.retention_ms

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, assert_type
 
-from zaptasks import workflow
+from zaptasks import activity, workflow
 
 
 async def charge(item: str, amount: int) -> float:
@@ -29,12 +29,21 @@ def with_default(a: int, b: str = "") -> str:
     return b
 
 
+@activity.defn(name="measured")
+async def measure(item: str) -> int:
+    return len(item)
+
+
 class Mailer:
     async def send(self, to: str, times: int) -> bool:
         return True
 
     def render(self, to: str) -> str:
         return to
+
+    @activity.defn
+    async def forward(self, to: str) -> float:
+        return 0.0
 
 
 @workflow.defn
@@ -73,6 +82,9 @@ async def accepted(mailer: Mailer) -> None:
     assert_type(await workflow.execute_activity(mailer.send, "you", 3), bool)
     assert_type(await workflow.execute_activity_method(Mailer.send, "you", 3), bool)
     assert_type(await workflow.execute_activity_method(Mailer.render, "you"), str)
+    assert_type(await workflow.execute_activity(mailer.forward, "you"), float)
+    assert_type(await workflow.execute_activity_method(Mailer.forward, "you"), float)
+    assert_type(await workflow.execute_activity(measure, "you"), int)
     assert_type(await workflow.execute_activity("by name", 1, object()), Any)
     assert_type(workflow.start_activity(charge, "x", 1), workflow.ActivityHandle[float])
     assert_type(await workflow.start_activity(charge, "x", 1).result(), float)
@@ -110,6 +122,8 @@ async def refused(mailer: Mailer) -> None:
     await workflow.execute_activity(resize, 3)  # refused
     await workflow.execute_activity(mailer.send, "you", "often")  # refused
     await workflow.execute_activity_method(Mailer.send, 3, 3)  # refused
+    await workflow.execute_activity_method(Mailer.forward, 3)  # refused
+    await workflow.execute_activity(measure)  # refused
     await workflow.execute_activity(many, 1, "", 0.5, True, b"", [1], {"": "x"}, None)  # refused
     await workflow.execute_activity(3)  # refused
     text: str = await workflow.execute_activity(charge, "x", 1)  # refused

@@ -238,6 +238,22 @@ def detached(trial: Trial) -> None:
     trial.status_becomes(other, execution.workflow_id, 2)
 
 
+@case("tasks/output", "What a running task emits by 0x9D reaches a reader that waits in 0x9B.", extension=True)
+def output(trial: Trial) -> None:
+    worker, reader = trial.peer("worker"), trial.peer("reader")
+    execution, delivery = trial.held_task(worker, trial.name("queue"))
+    where = {"namespace": trial.namespace, "workflow_id": execution.workflow_id, "after": 0}
+    waiting = reader.send_call(op.READ_OUTPUT, where)
+    emitted = wire.compact({"task_token": delivery.token, "items": [{"word": 1}, "two"]})
+    worker.connection.send_frame(wire.request(op.EMIT_OUTPUT, emitted))
+    items = reader.reply(waiting).ok()["items"]
+    seen = [(item["number"], item["item"]) for item in items]
+    check(seen == [(1, {"word": 1}), (2, "two")], expected="both items, numbered from 1", actual=items)
+    worker.complete(delivery).succeeded()
+    answer = reader.call(op.READ_OUTPUT, where | {"after": 2}).ok()
+    check(answer["closed"] is True, expected="the end of the output with the end of the task", actual=answer)
+
+
 @case("tasks/explain", "0x96 says what an open task waits for.", extension=True, severity=SHOULD)
 def explain(trial: Trial) -> None:
     client = trial.peer()
