@@ -19,6 +19,7 @@ import trio
 
 from .asyncio_bridge import HandlerTask, Reply, outlast
 from .context import current_task
+from .groups import unwrapped
 from .interceptors import Call, Interceptor, Proceed, call_through, checked_interceptors
 
 
@@ -29,23 +30,9 @@ def interceptors_on_asyncio(
     found = checked_interceptors(interceptors)
 
     async def around(call: Call, proceed: Proceed) -> Any:
-        error: BaseException | None = None
-        try:
+        with unwrapped():
             async with trio.open_nursery() as nursery:
-                try:
-                    return await _Interception(loop, nursery, found, call, proceed).run()
-                except trio.Cancelled:
-                    raise
-                except BaseException as raised:  # not through the nursery, which would wrap it
-                    error = raised
-        except BaseExceptionGroup:
-            await trio.lowlevel.checkpoint()  # it holds nothing but the cancel, which this raises by itself
-            raise
-        try:
-            assert error is not None
-            raise error
-        finally:
-            del error
+                return await _Interception(loop, nursery, found, call, proceed).run()
 
     return (around,) if found else ()
 
