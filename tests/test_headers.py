@@ -16,6 +16,7 @@ from tests.helpers.sdk_servers import open_fake_server, open_real_server
 from tests.helpers.workers import AT_ONCE, QUICK, at_fake, served
 
 import zaptasks
+from zapserver.engine import limits
 from zaptasks import (
     CallFailed,
     Client,
@@ -271,6 +272,10 @@ async def test_a_server_refuses_what_another_client_may_send() -> None:
             with pytest.raises(CallFailed) as refused:
                 await client.call(Op.START_WORKFLOW, request, zaptasks.records.Started)
             assert refused.value.status == status
+
+
+def test_client_and_server_have_the_same_bound() -> None:
+    assert HEADER_BYTES_MAX == limits.HEADER_BYTES_MAX
 
 
 # --- a Go peer sees none of it ---------------------------------------------------------------------------
