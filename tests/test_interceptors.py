@@ -497,7 +497,11 @@ def test_an_asyncio_worker_has_one_too(server: RunningServer) -> None:
     loop = Loop("asyncio", server.zap)
 
     async def main() -> None:
-        async with loop.served(tasks=[greet], build_id="1.0") as client:
+        async with (
+            aio.open_client(loop.zap) as client,
+            aio.open_worker(client, loop.queue, tasks=[greet], build_id="1.0") as worker,
+        ):
+            assert worker.build_id == "1.0"
             handle = await client.now("greet", task_queue=loop.queue)
             await handle.result()
             assert (await handle.describe()).build_id == "1.0"

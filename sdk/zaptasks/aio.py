@@ -95,6 +95,11 @@ class Worker:
         return self._inner.identity
 
     @property
+    def build_id(self) -> str:
+        """Which build of the code it runs, to people who read histories; "" if it names none."""
+        return self._inner.build_id
+
+    @property
     def running(self) -> int:
         """How many deliveries are being handled, answers on their way included."""
         return self._inner.running

@@ -67,7 +67,7 @@ class Attempt:
         self._converter = converter
         self._unreadable: ZapError | None = None
         self._scope = trio.CancelScope()
-        self._is_in_thread = False
+        self._in_threads = 0
         self._is_lost = False
         self._hand_back_reason: str | None = None
         self._thread = threading.get_ident()
@@ -106,7 +106,7 @@ class Attempt:
     def cancel(self, reason: str) -> None:
         """The server wants it to stop. A thread cannot be stopped: it can only ask `cancel_requested`."""
         self.context._cancel(reason)
-        if not self._is_in_thread:
+        if not self._in_threads:
             self._scope.cancel()
 
     def lose(self, reason: str) -> None:
@@ -190,11 +190,11 @@ class Attempt:
         if handler.is_async:
             return await handler.function(*args)
         call = functools.partial(handler.function, *args)
-        self._is_in_thread = True
+        self._in_threads += 1
         try:
             return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
         finally:
-            self._is_in_thread = False
+            self._in_threads -= 1
 
     def _arguments(self, handler: Handler) -> tuple[object, ...]:
         if self._unreadable is not None:

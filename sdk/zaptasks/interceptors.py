@@ -34,6 +34,8 @@ Proceed: TypeAlias = Callable[..., Awaitable[Any]]
 """Runs what is inside, in the end the handler, with these arguments; returns and raises what it does."""
 
 Interceptor: TypeAlias = Callable[[Call, Proceed], Awaitable[Any]]
+"""An `async def` that runs around an attempt, on the worker's loop: what it returns and raises is the outcome. It is
+canceled with its handler, or where it waits by itself."""
 
 
 def checked_interceptors(interceptors: Iterable[Interceptor]) -> tuple[Interceptor, ...]:

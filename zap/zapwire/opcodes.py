@@ -170,7 +170,7 @@ _START_MORE: Final = (
 )
 _SCHEDULE: Final = "id spec action paused schedule info"
 _SUBSCRIBE: Final = "namespace? task_queue identity? sdk_name? sdk_version? build_id? slots? types?"
-_START_NOTE: Final = "id_reuse_policy, id_conflict_policy and headers are ours"
+_START_NOTE: Final = "id_reuse_policy, id_conflict_policy and headers (an object of texts) are ours"
 
 OPCODES: Final = (
     Opcode(
