@@ -35,6 +35,8 @@ from .errors import (
 from .fallback import Placement, Submission
 from .handlers import activity, task
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
+from .headers import Headers
+from .interceptors import Call, Interceptor, Proceed
 from .local import EngineStopped, LocalEngine, NoHandler, QueueFull
 from .options import Durability, RetryPolicy, Seconds
 from .records import (
@@ -62,6 +64,7 @@ __all__ = [
     "Acknowledged",
     "ActivityFailed",
     "AsyncClient",
+    "Call",
     "CallFailed",
     "CancelRequested",
     "Client",
@@ -80,8 +83,10 @@ __all__ = [
     "ExecutionHandle",
     "ExecutionInfo",
     "Failure",
+    "Headers",
     "Health",
     "HistoryEvent",
+    "Interceptor",
     "Interval",
     "LocalEngine",
     "LocalProtocolError",
@@ -91,6 +96,7 @@ __all__ = [
     "OutcomeUnknown",
     "PayloadError",
     "Placement",
+    "Proceed",
     "QueueFull",
     "RemoteError",
     "RetryPolicy",

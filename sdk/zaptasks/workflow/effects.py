@@ -214,7 +214,10 @@ def _add(kind: str, name: str, function: Callable[..., object]) -> Bound:
 
 
 class _WorkflowLogger(logging.LoggerAdapter[logging.Logger]):
-    """Logs under `zaptasks.workflow`, with the type and id of the run before every message; silent in a replay."""
+    """Logs under `zaptasks.workflow`, with the type and id of the run before every message; silent in a replay.
+
+    The records have the run's `headers`, for formatters and filters.
+    """
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802
         run = _run_or_none()
@@ -222,7 +225,10 @@ class _WorkflowLogger(logging.LoggerAdapter[logging.Logger]):
 
     def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
         run = _run_or_none()
-        return (msg if run is None else f"{run.info.type} {run.info.workflow_id}: {msg}"), kwargs
+        if run is None:
+            return msg, kwargs
+        kwargs["extra"] = {"headers": run.info.headers, **(kwargs.get("extra") or {})}
+        return f"{run.info.type} {run.info.workflow_id}: {msg}", kwargs
 
 
 def _run_or_none() -> Run | None:

@@ -34,6 +34,7 @@ import msgspec
 from zaptasks.arguments import ArgumentsError
 from zaptasks.errors import PayloadError
 from zaptasks.failures import canceled_failure, failure_of
+from zaptasks.headers import Headers
 from zaptasks.options import SPAN_SECONDS_MAX
 from zaptasks.payloads import encode_payload
 from zapwire.failure import DECODE_ERROR, Failure, encode_failure
@@ -76,6 +77,8 @@ class WorkflowInfo:
     parent_run_id: str = ""
     continued_run_id: str = ""
     """The run before this one, where this one continues it."""
+    headers: Headers = field(default_factory=dict)
+    """What the start gave along. The runs that follow this one and its children have the same."""
 
 
 class ContinueAsNew(BaseException):
@@ -369,6 +372,7 @@ class Run:
             parent_workflow_id=event.get("parentWorkflowId", str),
             parent_run_id=event.get("parentRunId", str),
             continued_run_id=event.get("continuedRunId", str),
+            headers=event.get("headers", dict[str, str]),
         )
         self._spawn("0", self._main, event.payload("input"), name=self.definition.name)
 
