@@ -10,7 +10,14 @@ from zapwire.errors import CallFailed, ConnectionLost, LocalProtocolError, NotSe
 from zapwire.failure import Failure
 
 from . import aio
-from .blocking import Client, default, set_default
+from .blocking import (
+    BlockingExecutionHandle,
+    BlockingTaskHandle,
+    BlockingWorkflowHandle,
+    Client,
+    default,
+    set_default,
+)
 from .client import AsyncClient, open_client
 from .codecs import Codec, Compression, Encryption
 from .connector import VERSION
@@ -32,7 +39,6 @@ from .errors import (
     UpdateFailed,
     UpdateRejected,
 )
-from .fallback import Placement, Submission
 from .handlers import activity, task
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
 from .local import EngineStopped, LocalEngine, NoHandler, QueueFull
@@ -53,6 +59,7 @@ from .records import (
 )
 from .sorting import sort_handlers
 from .spec import Cron, Interval, parse_spec
+from .submission import Placement, Submission
 from .worker import Worker, open_worker, run_worker
 from .workflow_runner import WorkflowContext
 
@@ -62,6 +69,9 @@ __all__ = [
     "Acknowledged",
     "ActivityFailed",
     "AsyncClient",
+    "BlockingExecutionHandle",
+    "BlockingTaskHandle",
+    "BlockingWorkflowHandle",
     "CallFailed",
     "CancelRequested",
     "Client",
