@@ -298,7 +298,7 @@ OPCODES: Final = (
     _push(
         Op.DELIVER_WORKFLOW_TASK,
         "task_token workflow_id run_id workflow_type_name input? attempt? history? previous_event_id? last_event_id?"
-        " next_event_id? updates?",
+        " next_event_id? task_timeout_ms? updates?",
         "attempt and what follows it are ours; a worker that replays gets the history, and no input beside it",
     ),
     _push(

@@ -46,6 +46,8 @@ class DeliverWorkflowTask(_Effect, frozen=True):
     last_event_id: int = 0
     next_event_id: int = 0
     """Zero: the history is all here."""
+    task_timeout_ms: int = 0
+    """How long a replaying worker has for it."""
     updates: tuple[UpdateRequest, ...] = ()
 
 

@@ -425,12 +425,17 @@ class Execution:
         lease = None if self.task is None else self.task.lease
         return self.is_replayed or (lease is not None and lease.replays)
 
+    @property
+    def task_timeout_ms(self) -> int:
+        """How long a replaying worker has for a task of this run."""
+        return self.timeouts.task_ms or WORKFLOW_TASK_MS
+
     def task_due_by_ms(self) -> int | None:
         """Until when a replaying worker may answer the task that it has."""
         lease = None if self.task is None else self.task.lease
         if lease is None or not lease.replays:
             return None
-        return lease.started_ms + (self.timeouts.task_ms or WORKFLOW_TASK_MS)
+        return lease.started_ms + self.task_timeout_ms
 
     def times_out_ms(self) -> int | None:
         """When the run ends by a timeout of its own."""
