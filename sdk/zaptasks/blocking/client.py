@@ -35,7 +35,8 @@ class Client(ServerCalls):
     `zap` ("host:port") is tried first, then `url` ("http://host:port"), then this process; with `fallback="none"` the
     last step raises `NotSent` instead. What decides, and what happens when an answer is lost, stands in `fallback`.
     If neither is given they are taken from `TASKS_ZAP` and `TASKS_URL`; where those are empty too, or "" was given,
-    everything runs here. `handler(type, payload)` runs the tasks that stay here.
+    everything runs here. `handler(type, payload)` runs the tasks that stay here. So it is for `now` and `add`, which go
+    to `task_queue`; all other calls are those of `AsyncClient`, and want a server.
     `converter` encodes and decodes payloads: compression, encryption.
 
     The client connects in the background when it is first used, and goes on trying for as long as it lives. Every
@@ -95,6 +96,8 @@ class Client(ServerCalls):
     ) -> Submission:
         """Run a task of this type as soon as a worker is free; returns once it is accepted, and says where.
 
+        `result()` of what it returns waits for its end, in this process too.
+
         One request id, yours or a new one, goes along to every place that is asked, so that the same submission never
         starts two tasks on a server. Where the task stays in this process it has one attempt and no timeouts.
 
@@ -121,10 +124,11 @@ class Client(ServerCalls):
         )
         if not settings.has_server:
             return submit_locally(self._loop.local, request, payload)
+        server = self._loop.server if settings.zap else None
         submission = self._loop.call(FallbackClient.now, request, payload)
-        if submission.placement is Placement.LOCAL or not settings.zap:
+        if server is None or submission.placement is Placement.LOCAL:
             return submission
-        task = TaskHandle(self._loop.server, submission.workflow_id, submission.run_id, submission.durability)
+        task = TaskHandle(server, submission.workflow_id, submission.run_id, submission.durability)
         return replace(submission, handle=BlockingTaskHandle(self._loop, task))
 
     def add(self, name: str, spec: str, fn: Function, *, durability: Durability | None = None) -> Placement:
