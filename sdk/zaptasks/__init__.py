@@ -36,7 +36,7 @@ from .fallback import Placement, Submission
 from .handlers import activity, task
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
 from .local import EngineStopped, LocalEngine, NoHandler, QueueFull
-from .options import Durability, RetryPolicy, Seconds
+from .options import Durability, IdConflictPolicy, IdReusePolicy, RetryPolicy, Seconds
 from .records import (
     Acknowledged,
     Every,
@@ -55,6 +55,7 @@ from .sorting import sort_handlers
 from .spec import Cron, Interval, parse_spec
 from .worker import Worker, open_worker, run_worker
 from .workflow_runner import WorkflowContext
+from .workflow_start import StartOptions, WithStart
 
 __version__ = VERSION
 
@@ -82,6 +83,8 @@ __all__ = [
     "Failure",
     "Health",
     "HistoryEvent",
+    "IdConflictPolicy",
+    "IdReusePolicy",
     "Interval",
     "LocalEngine",
     "LocalProtocolError",
@@ -98,6 +101,7 @@ __all__ = [
     "ScheduleSpec",
     "Seconds",
     "ServerBusy",
+    "StartOptions",
     "StartTask",
     "StartWorkflow",
     "Status",
@@ -112,6 +116,7 @@ __all__ = [
     "UpdateFailed",
     "UpdateRejected",
     "Waiting",
+    "WithStart",
     "Worker",
     "WorkflowContext",
     "WorkflowHandle",

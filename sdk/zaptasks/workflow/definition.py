@@ -30,7 +30,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, TypeVarTuple, Unpack, cast, overload
+from typing import (
+    Any,
+    Concatenate,
+    Final,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    TypeVarTuple,
+    Unpack,
+    cast,
+    overload,
+)
 
 from zaptasks.arguments import Parameters
 from zaptasks.handlers import Kind, check_name, is_async
@@ -40,6 +53,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 AF = TypeVar("AF", bound=Callable[..., Coroutine[Any, Any, Any]])
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 Ts = TypeVarTuple("Ts")
 S = TypeVar("S")
 
@@ -62,6 +76,12 @@ class RunMethod(Generic[*Ts, R]):
     def __get__(self, instance: object, owner: type[Any], /) -> Callable[[Unpack[Ts]], Coroutine[Any, Any, R]]: ...
     def __get__(self, instance: object, owner: type[Any], /) -> Any:
         raise NotImplementedError
+
+
+class WorkflowClass(Protocol[*Ts, R_co]):
+    """What type checkers see of a class under `@workflow.defn` whose main method is called `run`."""
+
+    def run(self, instance: Any, /, *args: *Ts) -> Coroutine[Any, Any, R_co]: ...
 
 
 class UpdateMethod(Generic[P, R]):
@@ -238,14 +258,21 @@ def workflow_name(target: object) -> str:
     return definition_of(target).name
 
 
-def signal_name(target: object) -> str:
-    """The name of a signal: a text, or a method under `@workflow.signal`."""
+def workflow_function(target: object) -> Callable[..., Any] | None:
+    """The function that the workflow `target` runs; None where all that is known is its name."""
+    if isinstance(target, str):
+        return None
+    return definition_of(target).main.function if isinstance(target, type) else cast("Callable[..., Any]", target)
+
+
+def handler_name(kind: Literal["signal", "query", "update"], target: object) -> str:
+    """The name of a signal, query or update: a text, or a method under the decorator of that kind."""
     if isinstance(target, str):
         return target
     role = getattr(target, _ROLE, None)
-    if isinstance(role, _Role) and role.kind == "signal":
+    if isinstance(role, _Role) and role.kind == kind:
         return role.name
-    raise TypeError(f"{target!r} is no signal: give a name, or a method under @workflow.signal")
+    raise TypeError(f"{target!r} is no {kind}: give a name, or a method under @workflow.{kind}")
 
 
 _owners: dict[Any, list[Definition]] = {}
