@@ -11,7 +11,7 @@ from .arguments import result_type as result_type_of
 from .calling import Caller
 from .handles import WorkflowHandle, signal_body
 from .records import Started
-from .workflow.definition import RunMethod, WorkflowClass, workflow_function
+from .workflow.definition import AnyRun, WorkflowClass, workflow_function
 from .workflow_runner import WorkflowContext
 from .workflow_start import StartOptions, WithStart, start_request
 
@@ -25,7 +25,7 @@ class WorkflowCalls(Caller):
 
     @overload
     async def start_workflow(
-        self, workflow: RunMethod[*Ts, R], /, *args: *Ts, **options: Unpack[StartOptions]
+        self, workflow: AnyRun[*Ts, R], /, *args: *Ts, **options: Unpack[StartOptions]
     ) -> WorkflowHandle[R]: ...
     @overload
     async def start_workflow(
@@ -64,9 +64,7 @@ class WorkflowCalls(Caller):
         return self._handle(workflow, await self.call(Op.START_WORKFLOW, request, Started))
 
     @overload
-    async def execute_workflow(
-        self, workflow: RunMethod[*Ts, R], /, *args: *Ts, **options: Unpack[StartOptions]
-    ) -> R: ...
+    async def execute_workflow(self, workflow: AnyRun[*Ts, R], /, *args: *Ts, **options: Unpack[StartOptions]) -> R: ...
     @overload
     async def execute_workflow(
         self, workflow: WorkflowClass[*Ts, R], /, *args: *Ts, **options: Unpack[StartOptions]
@@ -143,7 +141,7 @@ class WorkflowCalls(Caller):
         return WorkflowHandle(self, id, run_id, result_type=result_type)
 
     @overload
-    def get_handle_for(self, workflow: RunMethod[*Ts, R], id: str, run_id: str = "") -> WorkflowHandle[R]: ...
+    def get_handle_for(self, workflow: AnyRun[*Ts, R], id: str, run_id: str = "") -> WorkflowHandle[R]: ...
     @overload
     def get_handle_for(self, workflow: WorkflowClass[*Ts, R], id: str, run_id: str = "") -> WorkflowHandle[R]: ...
     @overload

@@ -19,7 +19,7 @@ from .options import (
     workflow_timeouts,
 )
 from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_optional
-from .workflow.definition import RunMethod, WorkflowClass, workflow_name
+from .workflow.definition import AnyRun, WorkflowClass, workflow_name
 from .workflow_runner import WorkflowContext
 
 R = TypeVar("R")
@@ -65,7 +65,7 @@ class WithStart(Generic[R]):
     """
 
     @overload
-    def __init__(self, workflow: RunMethod[*Ts, R], /, *args: *Ts, id: str, **options: Unpack[RunOptions]) -> None: ...
+    def __init__(self, workflow: AnyRun[*Ts, R], /, *args: *Ts, id: str, **options: Unpack[RunOptions]) -> None: ...
     @overload
     def __init__(
         self, workflow: WorkflowClass[*Ts, R], /, *args: *Ts, id: str, **options: Unpack[RunOptions]

@@ -47,6 +47,21 @@ class Order:
 
 
 @workflow.defn
+class Defaulted:
+    @workflow.run
+    async def run(self, item: str, amount: int = 1) -> bool:
+        return True
+
+    @workflow.query
+    def state(self, day: int = 1) -> str:
+        return ""
+
+    @workflow.update
+    async def rename(self, name: str, times: int = 1) -> int:
+        return 0
+
+
+@workflow.defn
 class Empty:
     @workflow.run
     async def run(self) -> int:
@@ -80,6 +95,11 @@ async def accepted(client: AsyncClient) -> None:
     assert_type(await handle.result(int), int)
     assert_type(await client.start_workflow(Order, "x", 1), WorkflowHandle[float])
     assert_type(await client.start_workflow(Empty), WorkflowHandle[int])
+    assert_type(await client.start_workflow(Defaulted.run, "x"), WorkflowHandle[bool])
+    assert_type(await client.start_workflow(Defaulted.run, "x", 2), WorkflowHandle[bool])
+    assert_type(await client.start_workflow(Defaulted, "x", 2), WorkflowHandle[bool])
+    assert_type(await handle.query(Defaulted.state), str)
+    assert_type(await handle.update(Defaulted.rename, "x"), int)
     assert_type(await client.start_workflow(Otherwise.main), WorkflowHandle[int])
     assert_type(await client.start_workflow(greet, "x"), WorkflowHandle[str])
     assert_type(await client.start_workflow(held, 3), WorkflowHandle[bytes])
@@ -124,6 +144,11 @@ async def accepted(client: AsyncClient) -> None:
 async def refused(client: AsyncClient, handle: WorkflowHandle[int], start: WithStart[int]) -> None:
     await client.start_workflow(Order.run, 1, "x")  # refused
     await client.start_workflow(Order.run, "x")  # refused
+    await client.start_workflow(Order.run, Order(), "x", 1)  # refused
+    await client.start_workflow(Defaulted.run)  # refused
+    await client.start_workflow(Defaulted.run, "x", "y")  # refused
+    await client.start_workflow(Defaulted, 3)  # refused
+    await client.start_workflow(Empty.run, 3)  # refused
     await client.start_workflow(Order, "x")  # refused
     await client.start_workflow(Order, "x", "y")  # refused
     await client.start_workflow(Empty, 3)  # refused

@@ -14,7 +14,7 @@ from zaptasks.payloads import encode_arguments, encode_memo, encode_optional
 from . import commands as c
 from . import history as h
 from .activities import OnCancel, Outcome, check_on_cancel, decode_result
-from .definition import RunMethod, WorkflowClass, handler_name, workflow_function, workflow_name
+from .definition import AnyRun, WorkflowClass, handler_name, workflow_function, workflow_name
 from .errors import ChildFailed, ChildStartFailed, ExternalFailed
 from .execution import Run, current_run
 from .scheduler import checkpoint_if_cancelled, current_task
@@ -203,7 +203,7 @@ def _start(
 
 @overload
 async def execute_child_workflow(
-    workflow: RunMethod[*Ts, R],
+    workflow: AnyRun[*Ts, R],
     /,
     *args: *Ts,
     **options: Unpack[ChildOptions],
@@ -248,7 +248,7 @@ async def execute_child_workflow(
 
 @overload
 async def start_child_workflow(
-    workflow: RunMethod[*Ts, R],
+    workflow: AnyRun[*Ts, R],
     /,
     *args: *Ts,
     **options: Unpack[ChildOptions],

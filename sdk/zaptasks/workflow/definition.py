@@ -38,6 +38,7 @@ from typing import (
     Literal,
     ParamSpec,
     Protocol,
+    TypeAlias,
     TypeVar,
     TypeVarTuple,
     Unpack,
@@ -64,24 +65,33 @@ RESERVED: Final = "__"
 """Names that begin so are the server's own queries."""
 
 
-class RunMethod(Generic[*Ts, R]):
-    """What type checkers see of a method under `@workflow.run`: its parameters without `self`, and its result."""
+class WorkflowInstance:
+    """What type checkers take for the `self` of a method under `@workflow.run`, so that it cannot be mistaken for an
+    argument when the method is named through its class. Nothing at run time."""
 
-    def __call__(self, instance: Any, /, *args: *Ts) -> Coroutine[Any, Any, R]:
+
+class RunMethod(Generic[P, R]):
+    """What type checkers see of a method under `@workflow.run`."""
+
+    def __call__(self, instance: WorkflowInstance, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         raise NotImplementedError  # only for type checkers: at run time the method stays what it was
 
     @overload
-    def __get__(self, instance: None, owner: type[Any], /) -> RunMethod[*Ts, R]: ...
+    def __get__(self, instance: None, owner: type[Any], /) -> RunMethod[P, R]: ...
     @overload
-    def __get__(self, instance: object, owner: type[Any], /) -> Callable[[Unpack[Ts]], Coroutine[Any, Any, R]]: ...
+    def __get__(self, instance: object, owner: type[Any], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
     def __get__(self, instance: object, owner: type[Any], /) -> Any:
         raise NotImplementedError
+
+
+AnyRun: TypeAlias = Callable[[WorkflowInstance, Unpack[Ts]], Coroutine[Any, Any, R]]
+"""A method under `@workflow.run`, named through its class."""
 
 
 class WorkflowClass(Protocol[*Ts, R_co]):
     """What type checkers see of a class under `@workflow.defn` whose main method is called `run`."""
 
-    def run(self, instance: Any, /, *args: *Ts) -> Coroutine[Any, Any, R_co]: ...
+    def run(self, instance: WorkflowInstance, /, *args: *Ts) -> Coroutine[Any, Any, R_co]: ...
 
 
 class UpdateMethod(Generic[P, R]):
@@ -167,12 +177,12 @@ def defn(target: Any = None, /, *, name: str = "") -> Any:
     return mark if target is None else mark(target)
 
 
-def run(method: Callable[[Any, Unpack[Ts]], Coroutine[Any, Any, R]], /) -> RunMethod[*Ts, R]:
+def run(method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> RunMethod[P, R]:
     """Mark the method that is the workflow."""
     if not is_async(method):
         raise TypeError(f"{method!r} under @workflow.run: it must be `async def`")
     setattr(method, _ROLE, _Role("run", ""))
-    return cast("RunMethod[*Ts, R]", method)
+    return cast("RunMethod[P, R]", method)
 
 
 @overload

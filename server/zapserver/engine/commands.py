@@ -225,7 +225,7 @@ class StartWorkflow(Command[Started], frozen=True):
     search_attributes: dict[str, Any] | None = None
     identity: str = ""
     signal_name: str = ""
-    """Given: signal-with-start. A running execution of this id is signaled instead of started."""
+    """Given: signal-with-start. An open execution of this id is signaled instead, unless it is to be terminated."""
     signal_input: Payload | None = None
     id_reuse: IdReuse = IdReuse.ALLOW
     id_conflict: IdConflict = IdConflict.FAIL

@@ -127,7 +127,8 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
         request = registry.request_key("workflow type", command.type, schedule_id, command.request_id)
     if (known := registry.seen(s, request)) is not None:
         return known
-    if command.signal_name and (latest := s.open_ids.get(command.workflow_id)) is not None:
+    latest = s.open_ids.get(command.workflow_id) if command.signal_name else None
+    if latest is not None and command.id_conflict is not IdConflict.TERMINATE_EXISTING:
         signal(s, latest, command.signal_name, command.signal_input, command.identity, now_ms)
         return _join(s, latest, request)
     run_id = command.run_id or s.new_id()
