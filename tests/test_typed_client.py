@@ -8,17 +8,20 @@ from typing import Any
 
 import pytest
 import trio
-from tests.helpers.sdk_servers import open_fake_server
-from tests.helpers.workers import served
+from tests.helpers.sdk_servers import open_fake_server, open_real_server
+from tests.helpers.workers import QUICK, served
 
 from zaptasks import (
     AsyncClient,
     CallFailed,
     TaskTerminated,
+    UpdateFailed,
+    UpdateRejected,
     WithStart,
     WorkflowContext,
     WorkflowHandle,
     open_client,
+    open_worker,
     workflow,
 )
 from zapwire.errors import BadBody
@@ -51,8 +54,15 @@ class Order:
 
     @workflow.update(name="again")
     async def rename(self, name: str) -> Receipt:
+        if name == "broken":
+            raise ValueError("no such name")
         self.name, before = name, self.name
         return Receipt(before, date(2026, 1, 1))
+
+    @rename.validator
+    def check(self, name: str) -> None:
+        if not name:
+            raise ValueError("no name")
 
 
 class Elsewhere:
@@ -172,3 +182,59 @@ async def test_a_signal_starts_its_workflow_if_need_be_and_ends_another_if_told_
         done = await signaled(client, "done", id_conflict_policy="use-existing")
         assert done.run_id == third.run_id
         assert (await done.result()).item == "third"
+
+
+async def test_an_update_starts_its_workflow_if_need_be() -> None:
+    async def renamed(client: AsyncClient, name: str, id: str = "o", **options: Any) -> tuple[str, Receipt]:
+        start = WithStart(Order.run, "tea", id=id, **options)
+        handle, before = await client.update_with_start(Order.rename, name, start=start)
+        return handle.run_id, before
+
+    async with served(workflows=[Order]) as (client, _):
+        first, before = await renamed(client, "first")
+        assert before == Receipt("", date(2026, 1, 1))
+        assert await renamed(client, "second") == (first, Receipt("first", date(2026, 1, 1)))
+        with pytest.raises(CallFailed, match="is open already"):
+            await renamed(client, "third", id_conflict_policy="fail")
+        other, before = await renamed(client, "third", id_conflict_policy="terminate-existing")
+        assert (other != first, before.item) == (True, "")
+        with pytest.raises(UpdateFailed, match="no such name"):
+            await renamed(client, "broken")
+        with pytest.raises(UpdateRejected, match="no name"):
+            await renamed(client, "", id="p")
+        assert (await client.get_handle("p").describe()).status.is_open, "it was started, and stays"
+        handle, plain = await client.update_with_start("again", "done", start=WithStart("order.v2", "milk", id="q"))
+        assert plain == {"item": "", "due": "2026-01-01"}
+        assert await handle.result() == {"item": "milk", "due": "2026-12-01"}
+
+
+async def test_an_update_with_start_is_repeated_over_a_lost_connection_and_starts_one_run() -> None:
+    async with (
+        open_real_server() as server,
+        open_client(server.zap, backoff=QUICK) as client,
+        trio.open_nursery() as nursery,
+    ):
+        outcomes: list[tuple[str, Receipt]] = []
+
+        async def ask() -> None:
+            handle, before = await client.update_with_start(
+                Order.rename, "x", start=WithStart(Order.run, "tea", id="o")
+            )
+            outcomes.append((handle.run_id, before))
+
+        nursery.start_soon(ask)
+        while not [info async for info in client.list()]:  # noqa: ASYNC110 - it happens on the server
+            await trio.sleep(0.01)
+        server.drop_connections()
+        async with open_worker(client, workflows=[Order]):
+            with trio.fail_after(10):
+                while not outcomes:  # noqa: ASYNC110 - it happens on the server
+                    await trio.sleep(0.01)
+        (run,) = [info async for info in client.list()]
+        assert outcomes == [(run.run_id, Receipt("", date(2026, 1, 1)))]
+
+
+async def test_a_server_names_what_an_update_with_start_lacks() -> None:
+    async with served(workflows=[]) as (client, _):
+        with pytest.raises(CallFailed, match="workflow_id required: without one there is nothing"):
+            await client.wait_updated(Op.UPDATE_WITH_START, "x", {"workflow_type": "order", "update_name": "x"})

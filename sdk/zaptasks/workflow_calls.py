@@ -9,13 +9,14 @@ from zapwire.opcodes import Op
 
 from .arguments import result_type as result_type_of
 from .calling import Caller
-from .handles import WorkflowHandle, signal_body
+from .handles import WorkflowHandle, signal_body, update_body, update_outcome
 from .records import Started
 from .workflow.definition import AnyRun, WorkflowClass, workflow_function
 from .workflow_runner import WorkflowContext
 from .workflow_start import StartOptions, WithStart, start_request
 
 R = TypeVar("R")
+T = TypeVar("T")
 V = TypeVar("V")
 Ts = TypeVarTuple("Ts")
 
@@ -116,6 +117,38 @@ class WorkflowCalls(Caller):
             raise ValueError('id_conflict_policy="fail" and signal_with_start exclude each other: use start_workflow')
         request = self._with_start(start) | signal_body(self.converter, signal, value, "signal_input")
         return self._handle(start.workflow, await self.call(Op.SIGNAL_WITH_START, request, Started))
+
+    @overload
+    async def update_with_start(
+        self,
+        update: Callable[[Any, Unpack[Ts]], Coroutine[Any, Any, T]],
+        /,
+        *args: *Ts,
+        start: WithStart[R],
+        id: str = "",
+    ) -> tuple[WorkflowHandle[R], T]: ...
+    @overload
+    async def update_with_start(
+        self, update: Callable[[Any, Unpack[Ts]], T], /, *args: *Ts, start: WithStart[R], id: str = ""
+    ) -> tuple[WorkflowHandle[R], T]: ...
+    @overload
+    async def update_with_start(
+        self, update: str, /, *args: object, start: WithStart[R], id: str = ""
+    ) -> tuple[WorkflowHandle[R], Any]: ...
+    async def update_with_start(
+        self, update: Any, /, *args: *Ts, start: WithStart[Any], id: str = ""
+    ) -> tuple[WorkflowHandle[Any], Any]:
+        """Have a workflow handle an update, and start it first if it is not open; its handle, and what came of it.
+
+        One step on the server: if it refuses the start or the update, neither has happened. It waits and raises as
+        `handle.update` does, and with `id_conflict_policy="fail"` `CallFailed` with status 409 for a workflow that is
+        open. A workflow that was started for an update which it then rejects stays: `get_handle` has it. The answer
+        waits for the server's own durability, and the handle's is None.
+        """
+        name, body = update_body(self.converter, update, args, id)
+        answer = await self.wait_updated(Op.UPDATE_WITH_START, name, self._with_start(start) | body)
+        outcome = update_outcome(self.converter, update, name, answer)
+        return self._handle(start.workflow, Started(workflow_id=answer.workflow_id, run_id=answer.run_id)), outcome
 
     def _with_start(self, start: WithStart[Any]) -> dict[str, object]:
         return start_request(self.converter, self.identity, start.workflow, start.args, id=start.id, **start.options)

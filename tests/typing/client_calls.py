@@ -131,6 +131,11 @@ async def accepted(client: AsyncClient) -> None:
     assert_type(await client.signal_with_start(Order.approve, "ada", start=start), WorkflowHandle[float])
     assert_type(await client.signal_with_start(Order.nudge, start=start), WorkflowHandle[float])
     assert_type(await client.signal_with_start("nudge", 3, start=start), WorkflowHandle[float])
+    assert_type(await client.update_with_start(Order.rename, "x", start=start), tuple[WorkflowHandle[float], int])
+    assert_type(
+        await client.update_with_start(Order.retitle, "x", 3, start=start, id="u"), tuple[WorkflowHandle[float], str]
+    )
+    assert_type(await client.update_with_start("title", 3, start=start), tuple[WorkflowHandle[float], Any])
     assert_type(client.get_handle("o"), WorkflowHandle[Any])
     assert_type(client.get_handle("o", result_type=int), WorkflowHandle[int])
     assert_type(client.get_handle_for(Order, "o"), WorkflowHandle[float])
@@ -181,5 +186,8 @@ async def refused(client: AsyncClient, handle: WorkflowHandle[int], start: WithS
     await client.signal_with_start(Order.approve, 3, start=start)  # refused
     await client.signal_with_start(Order.approve, start=start)  # refused
     await client.signal_with_start("approve", 3)  # refused
+    await client.update_with_start(Order.rename, 3, start=start)  # refused
+    await client.update_with_start(Order.rename, start=start)  # refused
+    await client.update_with_start(Order.rename, "x")  # refused
     client.get_handle_for("order", "o")  # refused
     print(text, number)
