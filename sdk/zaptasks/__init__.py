@@ -42,7 +42,7 @@ from .errors import (
 from .handlers import activity, task
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
 from .local import EngineStopped, LocalEngine, NoHandler, QueueFull
-from .options import Durability, RetryPolicy, Seconds
+from .options import Durability, IdConflictPolicy, IdReusePolicy, RetryPolicy, Seconds
 from .records import (
     Acknowledged,
     Every,
@@ -62,6 +62,7 @@ from .spec import Cron, Interval, parse_spec
 from .submission import Placement, Submission
 from .worker import Worker, open_worker, run_worker
 from .workflow_runner import WorkflowContext
+from .workflow_start import StartOptions, WithStart
 
 __version__ = VERSION
 
@@ -92,6 +93,8 @@ __all__ = [
     "Failure",
     "Health",
     "HistoryEvent",
+    "IdConflictPolicy",
+    "IdReusePolicy",
     "Interval",
     "LocalEngine",
     "LocalProtocolError",
@@ -108,6 +111,7 @@ __all__ = [
     "ScheduleSpec",
     "Seconds",
     "ServerBusy",
+    "StartOptions",
     "StartTask",
     "StartWorkflow",
     "Status",
@@ -122,6 +126,7 @@ __all__ = [
     "UpdateFailed",
     "UpdateRejected",
     "Waiting",
+    "WithStart",
     "Worker",
     "WorkflowContext",
     "WorkflowHandle",

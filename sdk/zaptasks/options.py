@@ -18,6 +18,12 @@ the process and not the loss of power; "synced": on the disk."""
 DURABILITIES: Final[tuple[Durability, ...]] = get_args(Durability)
 """From the weakest to the strongest."""
 
+IdReusePolicy: TypeAlias = Literal["allow-duplicate", "allow-duplicate-failed-only", "reject-duplicate"]
+"""Whether a start may take an id that a closed execution has: always, if that one did not complete, or never."""
+
+IdConflictPolicy: TypeAlias = Literal["fail", "use-existing", "terminate-existing"]
+"""What a start does with an id that an open execution has: it is refused, joins that one, or ends it first."""
+
 SPAN_SECONDS_MAX: Final = 100 * 365 * 86_400
 """A hundred years: longer spans are a mistake of units, and the server refuses them."""
 
@@ -55,6 +61,21 @@ def check_options(given: Mapping[str, object], known: type, function: str) -> No
     if unknown:
         names = ", ".join(map(repr, sorted(unknown)))
         raise TypeError(f"{function}() has no option {names}; its options are: {', '.join(known.__annotations__)}")
+
+
+def id_policies(reuse: IdReusePolicy | None, conflict: IdConflictPolicy | None) -> dict[str, str]:
+    """The policies as a request has them; nothing for None, the server's own. Raises `ValueError`."""
+    found: dict[str, str] = {}
+    for name, value, kind in (
+        ("id_reuse_policy", reuse, IdReusePolicy),
+        ("id_conflict_policy", conflict, IdConflictPolicy),
+    ):
+        if value is None:
+            continue
+        if value not in get_args(kind):
+            raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(map(repr, get_args(kind)))}, or None")
+        found[name] = str(value)
+    return found
 
 
 def asked(durability: Durability | None) -> dict[str, object]:

@@ -212,6 +212,8 @@ class QueryAnswer(_Record, frozen=True, kw_only=True):
 
 
 class UpdateAnswer(_Record, frozen=True, kw_only=True):
+    workflow_id: str = ""
+    run_id: str = ""
     result: msgspec.Raw = msgspec.Raw(b"")
     raw_failure: msgspec.Raw = msgspec.field(default=msgspec.Raw(b""), name="failure")
 

@@ -13,7 +13,17 @@ from zapwire.envelope import encode_task_submit
 
 from .converters import PLAIN, DataConverter
 from .handlers import Kind, check_name
-from .options import Durability, RetryPolicy, Seconds, asked, present, to_ms
+from .options import (
+    Durability,
+    IdConflictPolicy,
+    IdReusePolicy,
+    RetryPolicy,
+    Seconds,
+    asked,
+    id_policies,
+    present,
+    to_ms,
+)
 from .payloads import SMALL_PAYLOAD_BYTES_MAX
 
 
@@ -42,6 +52,8 @@ class TaskRequest:
         schedule_to_close: Seconds | None = None,
         heartbeat_timeout: Seconds | None = None,
         memo: Mapping[str, object] | None = None,
+        id_reuse_policy: IdReusePolicy | None = None,
+        id_conflict_policy: IdConflictPolicy | None = None,
         durability: Durability | None = None,
         converter: DataConverter = PLAIN,
     ) -> TaskRequest:
@@ -59,6 +71,7 @@ class TaskRequest:
             schedule_to_close_ms=to_ms(schedule_to_close, "schedule_to_close"),
             heartbeat_ms=to_ms(heartbeat_timeout, "heartbeat_timeout"),
             memo=converter.encode_optional(memo, f"the memo of {type!r}", SMALL_PAYLOAD_BYTES_MAX),
+            **id_policies(id_reuse_policy, id_conflict_policy),
         )
         body = b"" if payload is None else converter.encode(payload, f"the payload of {type!r}")
         return cls(type, body, request_id, options | asked(durability))

@@ -207,6 +207,13 @@ class AwaitRequest(ExecutionRequest):
     follow: bool = False
 
 
+class UpdateWithStartRequest(StartRequest):
+    update_name: str = ""
+    update_id: str = ""
+    args: msgspec.Raw = ABSENT
+    wait: str = ""
+
+
 class UpdateRequest(ExecutionRequest):
     update_name: str = ""
     update_id: str = ""

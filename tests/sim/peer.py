@@ -24,7 +24,7 @@ RECONNECT_MS = (200, 1_500)
 RESTART_MS = (600, 5_000)
 """A process that is started again. Longer than what the old one sent is on its way."""
 
-_WAITS = (Op.AWAIT_EXECUTION, Op.UPDATE_WORKFLOW)
+_WAITS = (Op.AWAIT_EXECUTION, Op.UPDATE_WORKFLOW, Op.UPDATE_WITH_START)
 """Calls that are answered when something has happened."""
 
 _decode = msgspec.json.decode

@@ -1,6 +1,6 @@
 """Calls that type checkers accept, and calls that they must refuse, each marked as refused.
 
-Not run: `test_workflow_typing` gives it to mypy, and compares the lines.
+Not run: `test_typing` gives it to the checkers, and compares the lines.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ async def accepted(mailer: Mailer) -> None:
     assert_type(workflow.start_activity(charge, "x", 1), workflow.ActivityHandle[float])
     assert_type(await workflow.start_activity(charge, "x", 1).result(), float)
     assert_type(await workflow.execute_child_workflow(Order.run, "x", 1, id="o"), float)
+    assert_type(await workflow.execute_child_workflow(Order, "x", 1, id="o"), float)
     assert_type(await workflow.execute_child_workflow(greet, "x"), str)
     assert_type(await workflow.execute_child_workflow("Order", 1), Any)
     assert_type(await workflow.start_child_workflow(Order.run, "x", 1), workflow.ChildHandle[float])
@@ -96,6 +97,7 @@ async def accepted(mailer: Mailer) -> None:
     async with workflow.open_nursery() as nursery:
         nursery.start_soon(charge, "x", 1)
     await workflow.external_workflow("o").signal(Order.approve, "me")
+    await workflow.external_workflow("o").signal("approve", "me")
     assert_type(await workflow.execute_activity(with_default, 1, "x"), str)
     assert_type(await workflow.execute_activity(with_default, 1), str)
     run: Callable[[str, int], Coroutine[Any, Any, float]] = Order().run
@@ -117,6 +119,11 @@ async def refused(mailer: Mailer) -> None:
     text: str = await workflow.execute_activity(charge, "x", 1)  # refused
     await workflow.execute_child_workflow(Order.run, 1, "x")  # refused
     await workflow.execute_child_workflow(Order.run, "x")  # refused
+    await workflow.execute_child_workflow(Order, "x")  # refused
+    await workflow.execute_child_workflow(Order, "x", "y")  # refused
+    await workflow.execute_child_workflow(int, 3)  # refused
+    await workflow.external_workflow("o").signal(Order.approve)  # refused
+    await workflow.external_workflow("o").signal(Order.approve, 3)  # refused
     await workflow.execute_child_workflow(greet, 3)  # refused
     await workflow.execute_child_workflow(greet)  # refused
     number: int = await workflow.execute_child_workflow(greet, "x")  # refused

@@ -58,6 +58,7 @@ class Op(enum.IntEnum):
     BACKFILL_SCHEDULE = 0x98
     MATCHING_TIMES = 0x99
     UPDATE_WORKFLOW = 0x9A
+    UPDATE_WITH_START = 0x9E
 
     SUBSCRIBE_WORKFLOW_TASKS = 0xA0
     SUBSCRIBE_ACTIVITY_TASKS = 0xA1
@@ -168,6 +169,8 @@ _START_MORE: Final = (
     "request_id? retry_policy? timeouts? memo? search_attributes? cron_schedule? identity? id_reuse_policy?"
     " id_conflict_policy?"
 )
+_UPDATE: Final = "update_name update_id? args? wait?"
+_UPDATED: Final = "workflow_id run_id update_id stage result? failure?"
 _SCHEDULE: Final = "id spec action paused schedule info"
 _SUBSCRIBE: Final = "namespace? task_queue identity? sdk_name? sdk_version? slots? types?"
 _IDS_NOTE: Final = "id_reuse_policy and id_conflict_policy are ours"
@@ -272,9 +275,16 @@ OPCODES: Final = (
     ),
     _call(
         Op.UPDATE_WORKFLOW,
-        _RUN + " update_name update_id? args? wait?",
-        "update_id stage result? failure?",
+        _RUN + " " + _UPDATE,
+        _UPDATED,
         "answered when the workflow accepted it, or completed it, as wait says; a rejection is status 400",
+        since=OURS,
+    ),
+    _call(
+        Op.UPDATE_WITH_START,
+        _START + _UPDATE + " " + _START_MORE,
+        _UPDATED,
+        "starts the workflow if it is not open (id_conflict_policy is use-existing by default), then as UpdateWorkflow",
         since=OURS,
     ),
     _call(

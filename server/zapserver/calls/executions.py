@@ -9,6 +9,7 @@ from zapserver.calls.context import DEFERRED, Call, Handler
 from zapserver.engine.commands import (
     AwaitExecution,
     CancelExecution,
+    IdConflict,
     Payload,
     QueryExecution,
     ResetExecution,
@@ -32,6 +33,7 @@ from zapserver.requests import (
     SignalRequest,
     StartRequest,
     UpdateRequest,
+    UpdateWithStartRequest,
     payload,
 )
 from zapserver.visibility import parse_query
@@ -43,28 +45,31 @@ PAGE_BYTES_MAX = 4 * 1024 * 1024
 
 
 def start(call: Call, request: StartRequest) -> object:
-    reuse, conflict = requests.id_policies(request)
-    started = call.step(
-        StartWorkflow(
-            type=request.type,
-            task_queue=request.queue,
-            workflow_id=request.workflow,
-            run_id=request.run,
-            input=payload(request.input, "input"),
-            request_id=request.request_id,
-            retry_policy=None if request.retry_policy is None else request.retry_policy.policy(),
-            timeouts=requests.workflow_timeouts(request.timeouts),
-            cron_schedule=request.cron_schedule,
-            memo=payload(request.memo, "memo", SMALL_PAYLOAD_BYTES_MAX),
-            search_attributes=request.search_attributes,
-            identity=request.identity or call.peer_name,
-            signal_name=request.signal,
-            signal_input=payload(request.signal_input, "signal_input"),
-            id_reuse=reuse,
-            id_conflict=conflict,
-        )
-    )
+    started = call.step(_start_command(call, request))
     return {"run_id": started.run_id, "workflow_id": started.workflow_id}
+
+
+def _start_command(call: Call, request: StartRequest, update: UpdateExecution | None = None) -> StartWorkflow:
+    reuse, conflict = requests.id_policies(request)
+    return StartWorkflow(
+        type=request.type,
+        task_queue=request.queue,
+        workflow_id=request.workflow,
+        run_id=request.run,
+        input=payload(request.input, "input"),
+        request_id=request.request_id,
+        retry_policy=None if request.retry_policy is None else request.retry_policy.policy(),
+        timeouts=requests.workflow_timeouts(request.timeouts),
+        cron_schedule=request.cron_schedule,
+        memo=payload(request.memo, "memo", SMALL_PAYLOAD_BYTES_MAX),
+        search_attributes=request.search_attributes,
+        identity=request.identity or call.peer_name,
+        signal_name=request.signal,
+        signal_input=payload(request.signal_input, "signal_input"),
+        update=update,
+        id_reuse=reuse,
+        id_conflict=conflict,
+    )
 
 
 def _start(call: Call, request: StartRequest) -> object:
@@ -204,19 +209,30 @@ def _await(call: Call, request: AwaitRequest) -> object:
 
 
 def _update(call: Call, request: UpdateRequest) -> object:
-    call.step(
-        UpdateExecution(
-            workflow_id=request.workflow,
-            run_id=request.run,
-            name=request.update_name,
-            update_id=request.update_id,
-            args=payload(request.args, "args"),
-            waiter=call.waiter,
-            peer=call.peer,
-            wait=requests.choice("wait", request.wait, UpdateStage, UpdateStage.COMPLETED),
-        )
-    )
+    call.step(_update_command(call, request))
     return DEFERRED
+
+
+def _update_with_start(call: Call, request: UpdateWithStartRequest) -> object:
+    if not request.workflow:
+        raise Invalid("workflow_id required: without one there is nothing that could be open already")
+    request.id_conflict_policy = request.id_conflict_policy or IdConflict.USE_EXISTING
+    request.signal_name = request.signalName = ""
+    call.step(_start_command(call, request, _update_command(call, request)))
+    return DEFERRED
+
+
+def _update_command(call: Call, request: UpdateRequest | UpdateWithStartRequest) -> UpdateExecution:
+    return UpdateExecution(
+        workflow_id=request.workflow,
+        run_id=request.run,
+        name=request.update_name,
+        waiter=call.waiter,
+        peer=call.peer,
+        update_id=request.update_id,
+        args=payload(request.args, "args"),
+        wait=requests.choice("wait", request.wait, UpdateStage, UpdateStage.COMPLETED),
+    )
 
 
 def _explain(call: Call, request: ExecutionRequest) -> object:
@@ -243,4 +259,5 @@ CALLS: dict[int, Handler] = {
     Op.AWAIT_EXECUTION: Handler(AwaitRequest, _await),
     Op.EXPLAIN: Handler(ExecutionRequest, _explain),
     Op.UPDATE_WORKFLOW: Handler(UpdateRequest, _update),
+    Op.UPDATE_WITH_START: Handler(UpdateWithStartRequest, _update_with_start),
 }

@@ -225,8 +225,10 @@ class StartWorkflow(Command[Started], frozen=True):
     search_attributes: dict[str, Any] | None = None
     identity: str = ""
     signal_name: str = ""
-    """Given: signal-with-start. A running execution of this id is signaled instead of started."""
+    """Given: signal-with-start. An open execution of this id is signaled instead, unless it is to be terminated."""
     signal_input: Payload | None = None
+    update: UpdateExecution | None = None
+    """Given: update-with-start. The run that the start finds or makes is asked for it, in the same step."""
     id_reuse: IdReuse = IdReuse.ALLOW
     id_conflict: IdConflict = IdConflict.FAIL
 
@@ -277,8 +279,8 @@ class QueryExecution(Command[Payload | None], frozen=True):
 class UpdateExecution(Command[None], frozen=True):
     """Ask a workflow to change: it accepts or rejects, and perhaps answers later.
 
-    An `UpdateAnswered` or `Answered` effect follows for `waiter`, at once for what is decided already.
-    A second update with the id of an earlier one is taken for the same and gets the same answer.
+    An `UpdateAnswered`, `UpdateRejected` or `Answered` effect follows for `waiter`, at once for what is decided
+    already. A second update with the id of an earlier one is taken for the same and gets the same answer.
     """
 
     workflow_id: str

@@ -129,6 +129,8 @@ class UpdateAnswered(_Effect, frozen=True):
     """For a call that asked for an update: how far it is, and with `completed` its outcome."""
 
     waiter: Waiter
+    workflow_id: str
+    run_id: str
     update_id: str
     stage: UpdateStage
     result: Payload | None = None

@@ -226,6 +226,7 @@ def _await(s: State, command: c.AwaitExecution, now_ms: int) -> bool:
 
 def _update(s: State, command: c.UpdateExecution, now_ms: int) -> None:
     execution = s.execution(command.workflow_id, command.run_id)
+    updates.check(s, command)
     updates.ask(s, execution, command, now_ms)
     wakeups.wake(s, execution, now_ms)
 

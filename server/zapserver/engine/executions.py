@@ -28,6 +28,7 @@ from zapserver.engine.commands import (
     StartTask,
     StartWorkflow,
     Status,
+    UpdateExecution,
     Waiter,
     WorkflowCommand,
     WorkflowCommandKind,
@@ -120,14 +121,19 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
     check_search_attributes(command.search_attributes)
     if command.signal_name:
         check_name("signal name", command.signal_name, s.limits)
+    if command.update is not None:
+        updates.check(s, command.update)
     task_due_ms = first_due_ms(command.cron_schedule, now_ms)
     if command.workflow_id:
         request = registry.request_key("workflow", command.workflow_id, schedule_id, command.request_id)
     else:
         request = registry.request_key("workflow type", command.type, schedule_id, command.request_id)
     if (known := registry.seen(s, request)) is not None:
+        if command.update is not None:
+            _update(s, s.execution(known.workflow_id, known.run_id), command.update, now_ms)
         return known
-    if command.signal_name and (latest := s.open_ids.get(command.workflow_id)) is not None:
+    latest = s.open_ids.get(command.workflow_id) if command.signal_name else None
+    if latest is not None and command.id_conflict is not IdConflict.TERMINATE_EXISTING:
         signal(s, latest, command.signal_name, command.signal_input, command.identity, now_ms)
         return _join(s, latest, request)
     run_id = command.run_id or s.new_id()
@@ -137,6 +143,8 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
         workflow_id = f"{command.type.lower()}-{run_id}"
     present = registry.claim(s, workflow_id, command.id_reuse, command.id_conflict)
     if present is not None and command.id_conflict is IdConflict.USE_EXISTING:
+        if command.update is not None:
+            _update(s, present, command.update, now_ms)
         return _join(s, present, request)
     registry.check_backlog(s, (QueueKind.WORKFLOW, command.task_queue))
     execution = Execution(
@@ -161,8 +169,16 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
     admit(s, execution, now_ms, request)
     if command.signal_name:
         record_signal(s, execution, command.signal_name, command.signal_input, command.identity, now_ms)
+    if command.update is not None:
+        updates.ask(s, execution, command.update, now_ms)
     set_off(s, execution, now_ms)
     return Started(workflow_id=workflow_id, run_id=run_id)
+
+
+def _update(s: State, execution: Execution, update: UpdateExecution, now_ms: int) -> None:
+    """An update whose start found what it wants."""
+    updates.ask(s, execution, update, now_ms)
+    wakeups.wake(s, execution, now_ms)
 
 
 def _join(s: State, present: Execution, request: RequestKey | None) -> Started:
