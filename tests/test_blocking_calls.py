@@ -37,6 +37,7 @@ from zaptasks import (
     TaskTerminated,
     UpdateFailed,
     UpdateRejected,
+    WithStart,
     workflow,
 )
 from zaptasks.blocking.loop import Hop, step
@@ -175,15 +176,44 @@ def test_what_an_update_raises(client: Client) -> None:
         handle.update("rename", "")
     with pytest.raises(UpdateFailed, match="no such item"):
         handle.update("rename", "bad")
-    with pytest.raises(TimeoutError, match=r"the answer to update 'never' did not come within 0\.05 seconds"):
+    with pytest.raises(TimeoutError, match=r"the answer to the update did not come within 0\.05 seconds"):
         handle.update("never", timeout=0.05)
     handle.terminate()
 
 
 def test_a_signal_starts_what_is_not_there(client: Client) -> None:
-    options: dict[str, Any] = {"id": "order-2", "signal": "approve", "signal_value": "ada", "task_queue": QUEUE}
-    handle = client.signal_with_start("Order", "tea", **options)
-    assert handle.result(Receipt, timeout=PATIENCE) == Receipt(3)
+    new = WithStart(Order, "tea", id="order-2", task_queue=QUEUE)
+    handle = client.signal_with_start(Order.approve, "ada", start=new)
+    assert handle.result(timeout=PATIENCE) == Receipt(3)
+
+
+def test_an_update_starts_what_is_not_there(client: Client) -> None:
+    new = WithStart(Order, "tea", id="order-3", task_queue=QUEUE)
+    handle, before = client.update_with_start(Order.rename, "coffee", start=new, timeout=PATIENCE)
+    assert before == "tea"
+    handle.signal(Order.approve, "ada")
+    assert client.get_handle_for(Order, "order-3").result(timeout=PATIENCE) == Receipt(6)
+    new = WithStart(Order, "tea", id="order-5", task_queue=QUEUE)
+    with pytest.raises(TimeoutError, match="the answer to the update did not come"):
+        client.update_with_start(Order.never, start=new, timeout=0.05)
+    client.get_handle("order-5").terminate()
+
+
+def test_what_is_named_by_its_method_is_read_as_it_is_annotated(client: Client) -> None:
+    handle = client.start_workflow(Order.run, "tea", task_queue=QUEUE)
+    assert handle.query(Order.state) == "waits for tea"
+    assert handle.update(Order.rename, "milk") == "tea"
+    handle.signal(Order.approve, "ada")
+    assert handle.result(timeout=PATIENCE) == Receipt(4)
+    assert client.get_handle(handle.workflow_id, result_type=Receipt).result() == Receipt(4)
+
+
+def test_a_workflow_is_started_and_waited_for_in_one_call(client: Client) -> None:
+    with pytest.raises(TimeoutError, match="the result of the workflow did not come"):
+        client.execute_workflow(Order, "tea", id="order-4", task_queue=QUEUE, timeout=0.05)
+    client.get_handle("order-4").signal("approve", "ada")
+    again = client.execute_workflow(Order, "tea", id="order-4", task_queue=QUEUE, id_conflict_policy="use-existing")
+    assert again == Receipt(3)
 
 
 def test_a_reset_gives_the_handle_of_the_new_run(client: Client) -> None:

@@ -25,7 +25,7 @@ PLUMBING = {
 OTHERWISE = {"now": "it goes to the first place that takes it, and returns a `Submission`"}
 """Methods of the blocking client that are there and differ on purpose."""
 
-UNBOUNDED = {"result", "update"}
+UNBOUNDED = {"result", "update", "execute_workflow", "update_with_start"}
 """Methods that wait for as long as it takes: the blocking ones have a `timeout` beside."""
 
 

@@ -12,7 +12,7 @@ import trio.testing
 from tests.helpers.sdk_servers import open_fake_server
 from tests.helpers.workers import at_fake, served
 
-from zaptasks import RemoteError, RetryPolicy, TaskError, TaskFailed, workflow
+from zaptasks import RemoteError, RetryPolicy, TaskError, TaskFailed, WithStart, open_client, workflow
 from zaptasks.local_calls import Allowance, call_locally, pause_after
 from zaptasks.workflow import LocalCall
 from zaptasks.workflow.places import UNKNOWN
@@ -257,3 +257,16 @@ async def test_an_option_that_is_not_there_is_named_with_those_that_are(
     assert caught.value.type == "TypeError"
     assert caught.value.message.startswith(f"{function}() has no option ")
     assert known in caught.value.message
+
+
+async def test_the_client_names_them_too() -> None:
+    wrong: dict[str, Any] = {"queue": "x"}
+    async with open_fake_server() as fake, open_client(fake.zap) as client:
+        with pytest.raises(
+            TypeError, match=r"^start_workflow\(\) has no option 'queue'; its options are: task"
+        ):
+            await client.start_workflow(child, **wrong)
+        with pytest.raises(TypeError, match=r"^execute_workflow\(\) has no option 'queue'"):
+            await client.execute_workflow(child, **wrong)
+        with pytest.raises(TypeError, match=r"^WithStart\(\) has no option 'queue'; its options are: .*cron_schedule"):
+            WithStart(child, id="x", **wrong)

@@ -14,6 +14,7 @@ from .options import (
     RetryPolicy,
     Seconds,
     asked,
+    check_options,
     id_policies,
     present,
     workflow_timeouts,
@@ -93,6 +94,7 @@ class WithStart(Generic[R]):
         self: WithStart[Any], workflow: str, /, *args: object, id: str, **options: Unpack[RunOptions]
     ) -> None: ...
     def __init__(self, workflow: Any, /, *args: *Ts, id: str, **options: Unpack[RunOptions]) -> None:
+        check_options(options, RunOptions, "WithStart")
         if not id:
             raise ValueError("WithStart needs an id: without one there is nothing that could be open already")
         self.workflow: Final = workflow

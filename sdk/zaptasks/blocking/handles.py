@@ -5,16 +5,18 @@ What is said nowhere here is said by the async handle of the same name.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, TypeVar, overload
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, Generic, TypeVar, TypeVarTuple, Unpack, overload
 
-from zaptasks.handles import ExecutionHandle, TaskHandle, WorkflowHandle
+from zaptasks.handles import ExecutionHandle, R, TaskHandle, WorkflowHandle
 from zaptasks.options import Durability, Seconds
 from zaptasks.records import Acknowledged, ExecutionInfo, HistoryEvent, Waiting
 
 from .loop import ClientLoop
 
 T = TypeVar("T")
+V = TypeVar("V")
+Ts = TypeVarTuple("Ts")
 C = TypeVar("C")
 
 
@@ -49,10 +51,10 @@ async def _next(items: AsyncIterator[T]) -> T:
 
 
 @documented_by(ExecutionHandle)
-class BlockingExecutionHandle:
+class BlockingExecutionHandle(Generic[R]):
     """One run of a task or workflow. Without a run id it means the latest run of the id, whichever that is."""
 
-    def __init__(self, loop: ClientLoop, handle: ExecutionHandle) -> None:
+    def __init__(self, loop: ClientLoop, handle: ExecutionHandle[R]) -> None:
         self._loop = loop
         self._handle = handle
 
@@ -76,11 +78,14 @@ class BlockingExecutionHandle:
         return self._handle.durability
 
     @overload
-    def result(self, *, timeout: Seconds | None = None) -> Any: ...
+    def result(self, *, timeout: Seconds | None = None) -> R: ...
     @overload
     def result(self, type: type[T], *, timeout: Seconds | None = None) -> T: ...
-    def result(self, type: Any = Any, *, timeout: Seconds | None = None) -> Any:
+    def result(self, type: Any = None, *, timeout: Seconds | None = None) -> Any:
         """Wait until it is over and return what it returned, as `type` if one is given.
+
+        Without one it is read as what the workflow that the handle was made for is annotated with, and is plain JSON
+        where only its name is known.
 
         The server tells it the moment it happens; nothing polls. It waits for as long as it takes, or for `timeout`
         seconds and then raises `TimeoutError`; the execution goes on either way.
@@ -107,39 +112,72 @@ class BlockingExecutionHandle:
         return self._loop.run(self._handle.terminate(reason, durability=durability))
 
 
-class BlockingTaskHandle(BlockingExecutionHandle):
+class BlockingTaskHandle(BlockingExecutionHandle[Any]):
     """A one-shot task, as `start_task` returns it."""
 
     _handle: TaskHandle
 
 
 @documented_by(WorkflowHandle)
-class BlockingWorkflowHandle(BlockingExecutionHandle):
-    """A workflow."""
+class BlockingWorkflowHandle(BlockingExecutionHandle[R]):
+    """A workflow.
 
-    _handle: WorkflowHandle
+    Signals, queries and updates are named by their methods, from which type checkers know what they take and return
+    (`handle.query(Order.state)`), or by text.
+    """
 
-    def __init__(self, loop: ClientLoop, handle: WorkflowHandle) -> None:
+    _handle: WorkflowHandle[R]
+
+    def __init__(self, loop: ClientLoop, handle: WorkflowHandle[R]) -> None:
         super().__init__(loop, handle)
 
-    def signal(self, name: str, value: object = None, *, durability: Durability | None = None) -> Acknowledged:
-        return self._loop.run(self._handle.signal(name, value, durability=durability))
+    @overload
+    def signal(self, signal: Callable[[Any], Any], /, *, durability: Durability | None = None) -> Acknowledged: ...
+    @overload
+    def signal(
+        self, signal: Callable[[Any, V], Any], value: V, /, *, durability: Durability | None = None
+    ) -> Acknowledged: ...
+    @overload
+    def signal(self, signal: str, value: object = None, /, *, durability: Durability | None = None) -> Acknowledged: ...
+    def signal(self, signal: Any, value: object = None, /, *, durability: Durability | None = None) -> Acknowledged:
+        return self._loop.run(self._handle.signal(signal, value, durability=durability))
 
-    def query(self, name: str, *args: object) -> Any:
-        return self._loop.run(self._handle.query(name, *args))
+    @overload
+    def query(self, query: Callable[[Any, Unpack[Ts]], T], /, *args: *Ts) -> T: ...
+    @overload
+    def query(self, query: str, /, *args: object) -> Any: ...
+    def query(self, query: Any, /, *args: *Ts) -> Any:
+        return self._loop.run(self._handle.query(query, *args))
 
-    def update(self, name: str, *args: object, id: str = "", timeout: Seconds | None = None) -> Any:
-        """Have it handle an update, and return what the handler returns.
+    @overload
+    def update(
+        self,
+        update: Callable[[Any, Unpack[Ts]], Coroutine[Any, Any, T]],
+        /,
+        *args: *Ts,
+        id: str = "",
+        timeout: Seconds | None = None,
+    ) -> T: ...
+    @overload
+    def update(
+        self, update: Callable[[Any, Unpack[Ts]], T], /, *args: *Ts, id: str = "", timeout: Seconds | None = None
+    ) -> T: ...
+    @overload
+    def update(self, update: str, /, *args: object, id: str = "", timeout: Seconds | None = None) -> Any: ...
+    def update(self, update: Any, /, *args: *Ts, id: str = "", timeout: Seconds | None = None) -> Any:
+        """Have it handle an update, and return what the handler returns, read as the method is annotated.
 
         It waits as `result` does, for at most `timeout` seconds if that is given; the update goes on after a
         `TimeoutError`. `id` names the update within the run: a repeat with the same one gets the same answer, and
         nothing is done twice.
 
-        Raises `UpdateRejected` if the workflow did not want it, `UpdateFailed` with what its handler raised, and
-        `CallFailed` with status 404 for a workflow that is not open.
+        Raises `UpdateRejected` if the workflow did not want it, `UpdateFailed` with what its handler raised,
+        `CallFailed` with status 404 for a workflow that is not open, and `BadBody` for an answer of another type.
         """
-        return self._loop.run(self._handle.update(name, *args, id=id), timeout, f"the answer to update {name!r}")
+        return self._loop.run(self._handle.update(update, *args, id=id), timeout, "the answer to the update")
 
-    def reset(self, event_id: int, reason: str = "", *, durability: Durability | None = None) -> BlockingWorkflowHandle:
+    def reset(
+        self, event_id: int, reason: str = "", *, durability: Durability | None = None
+    ) -> BlockingWorkflowHandle[R]:
         handle = self._loop.run(self._handle.reset(event_id, reason, durability=durability))
         return BlockingWorkflowHandle(self._loop, handle)
