@@ -12,12 +12,11 @@ from zapwire.body import decode_json, encode_json
 from zapwire.client_link import ReconnectingLink
 from zapwire.envelope import Envelope
 from zapwire.errors import CallFailed, ConnectionLost, NotSent, OutcomeUnknown
-from zapwire.opcodes import Op
 
 from .connector import ConnectionCount, Connector
 from .converters import PLAIN, DataConverter
 from .errors import ClientClosed, ServerBusy, UpdateRejected, refusal
-from .records import ClosedExecution, UpdateAnswer, reveal, with_receipt
+from .records import UpdateAnswer, reveal, with_receipt
 from .submit_reply import read_submit_reply
 
 T = TypeVar("T")
@@ -87,11 +86,11 @@ class Caller:
         envelope = await self._repeatedly(lambda timeout: self._ask(opcode, body, timeout), self.timeout, repeat)
         return reveal(with_receipt(decode_json(envelope.body, type), envelope.receipt), self.converter)
 
-    async def wait_closed(self, workflow_id: str, run_id: str) -> ClosedExecution:
-        """Wait, for as long as it takes, until an execution is closed, with every run that follows it."""
-        body = encode_json({"namespace": self.namespace, "workflow_id": workflow_id, "run_id": run_id, "follow": True})
-        envelope = await self._repeatedly(lambda timeout: self._ask(Op.AWAIT_EXECUTION, body, timeout), None, True)
-        return decode_json(envelope.body, ClosedExecution)
+    async def wait(self, opcode: int, request: Mapping[str, object], type: type[T]) -> T:
+        """The same for a call that is answered when something has happened: wait for as long as it takes."""
+        body = encode_json({"namespace": self.namespace, **request})
+        envelope = await self._repeatedly(lambda timeout: self._ask(opcode, body, timeout), None, True)
+        return reveal(decode_json(envelope.body, type), self.converter)
 
     async def wait_updated(self, opcode: int, name: str, request: Mapping[str, object]) -> UpdateAnswer:
         """Ask for an update, and wait, for as long as it takes, until it is done. Raises `UpdateRejected`."""

@@ -185,6 +185,8 @@ class HistoryRequest(StartRequest):
     after_event_id: int = 0
     page_size: int = 0
     reverse: bool = False
+    wait: bool = False
+    """Ours: answer once there is an event past `after_event_id`, or the run is closed."""
 
 
 class QueryRequest(ExecutionRequest):

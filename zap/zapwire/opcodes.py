@@ -211,9 +211,10 @@ OPCODES: Final = (
     _call(Op.LIST_WORKFLOWS, "namespace? query? " + _PAGE, "executions next_page_token?"),
     _call(
         Op.GET_WORKFLOW_HISTORY,
-        _RUN + " after_event_id? page_size? reverse? signal_name?",
-        "events next_cursor",
-        "with signal_name it is signal-with-start, fields and all",
+        _RUN + " after_event_id? page_size? reverse? signal_name? wait?",
+        "events next_cursor run_id? is_open?",
+        "with signal_name it is signal-with-start, fields and all; wait, and what it brings, is ours: answered once"
+        " there is an event past after_event_id, or the run is closed",
     ),
     _call(Op.QUERY_WORKFLOW, _RUN + " query_type args? query_args?", "query_result result"),
     _call(Op.RESET_WORKFLOW, _RUN + " event_id? reason? identity?", _INFO),

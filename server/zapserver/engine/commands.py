@@ -308,6 +308,19 @@ class AwaitExecution(Command[bool], frozen=True):
     """Go on to the next run of a chain (retry, cron, continue-as-new) instead of answering with this one's end."""
 
 
+class AwaitEvents(Command[bool], frozen=True):
+    """A `HistoryGrew` effect follows for `waiter` once there is an event past `after`.
+
+    The answer is True, and nothing follows, when there is one already, or when the run is closed.
+    """
+
+    workflow_id: str
+    waiter: Waiter
+    peer: PeerKey
+    run_id: str = ""
+    after: int = 0
+
+
 class AbandonWait(Command[None], frozen=True):
     waiter: Waiter
     peer: PeerKey

@@ -662,16 +662,7 @@ def wait_for_close(s: State, execution: Execution, waiter: Waiter, peer_key: Pee
     if not execution.status.is_open:
         s.effects.append(closed_effect(execution, waiter))
         return True
-    peer = s.peers.get(peer_key)
-    if peer is not None and waiter in peer.waiting:
-        raise Conflict(f"{waiter!r} waits for {peer.waiting[waiter].workflow_id!r} already; a call waits for one thing")
-    if peer is not None and len(peer.waiting) + len(peer.updating) >= s.limits.waits_per_peer_max:
-        raise LimitReached(
-            f"this connection waits for {len(peer.waiting)} executions already, as many as it may",
-            limit="waits-per-peer",
-        )
-    if peer is not None and waiter in peer.updating:
-        raise Conflict(f"{waiter!r} waits for an update already; a call waits for one thing")
+    registry.check_wait(s, peer_key, waiter)
     execution.waiters[waiter] = peer_key
     if follow:
         execution.followers[waiter] = None

@@ -254,6 +254,14 @@ class WorkflowTask(QueuedTask):
 
 
 @dataclass(slots=True, frozen=True)
+class Watch:
+    """A call that waits for an event past `after`."""
+
+    peer: PeerKey
+    after: int
+
+
+@dataclass(slots=True, frozen=True)
 class CachedRun:
     """A replaying worker that has the run at hand, up to an event. Forgotten when the server restarts."""
 
@@ -409,6 +417,8 @@ class Execution:
     waiters: dict[Waiter, PeerKey] = field(default_factory=dict)
     followers: dict[Waiter, None] = field(default_factory=dict)
     """Those waiters that go on to the next run of the chain."""
+    watchers: dict[Waiter, Watch] = field(default_factory=dict)
+    """Those that wait for its next event."""
     is_dead_letter: bool = False
     timer_ms: int | None = None
 
@@ -635,4 +645,5 @@ class Peer:
     leases: dict[str, QueuedTask] = field(default_factory=dict)
     waiting: dict[Waiter, Execution] = field(default_factory=dict)
     updating: dict[Waiter, PendingUpdate] = field(default_factory=dict)
+    watching: dict[Waiter, Execution] = field(default_factory=dict)
     queries: dict[str, PendingQuery] = field(default_factory=dict)
