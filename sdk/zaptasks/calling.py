@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import trio
 
@@ -23,6 +23,13 @@ T = TypeVar("T")
 
 ASK_AGAIN_SECONDS: Final = 0.2
 """The pause before a call of unknown outcome is repeated to a server that takes nothing now."""
+
+
+class OwnWorker(Protocol):
+    """A worker of this client."""
+
+    def subscription_for(self, task_queue: str, workflow_type: str) -> str:
+        """The subscription that brings it new runs of this type; "" if there is none."""
 
 
 class Caller:
@@ -45,6 +52,8 @@ class Caller:
         self._link = link
         self._is_closed = False
         self._connections = connections
+        self.workers: Final[list[OwnWorker]] = []
+        """Those that serve now. They are asked for their subscriptions when a workflow is started."""
 
     @property
     def identity(self) -> str:

@@ -138,6 +138,8 @@ class StartRequest(ExecutionRequest):
     signal_name: str = ""
     signalName: str = ""  # noqa: N815
     signal_input: msgspec.Raw = ABSENT
+    eager_subscription: str = ""
+    """Ours."""
     id_reuse_policy: str = ""
     id_conflict_policy: str = ""
 

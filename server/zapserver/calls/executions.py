@@ -68,6 +68,7 @@ def _start_command(call: Call, request: StartRequest, update: UpdateExecution | 
         identity=request.identity or call.peer_name,
         signal_name=request.signal,
         signal_input=payload(request.signal_input, "signal_input"),
+        eager_subscription=request.eager_subscription,
         update=update,
         id_reuse=reuse,
         id_conflict=conflict,

@@ -227,6 +227,8 @@ class StartWorkflow(Command[Started], frozen=True):
     signal_name: str = ""
     """Given: signal-with-start. An open execution of this id is signaled instead, unless it is to be terminated."""
     signal_input: Payload | None = None
+    eager_subscription: str = ""
+    """Of the starter's own worker: the first workflow task goes to it if it serves the queue and has a slot free."""
     update: UpdateExecution | None = None
     """Given: update-with-start. The run that the start finds or makes is asked for it, in the same step."""
     id_reuse: IdReuse = IdReuse.ALLOW

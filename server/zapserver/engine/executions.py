@@ -171,7 +171,7 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
         record_signal(s, execution, command.signal_name, command.signal_input, command.identity, now_ms)
     if command.update is not None:
         updates.ask(s, execution, command.update, now_ms)
-    set_off(s, execution, now_ms)
+    set_off(s, execution, now_ms, starter=command.eager_subscription)
     return Started(workflow_id=workflow_id, run_id=run_id)
 
 
@@ -382,12 +382,12 @@ def next_run(source: Execution, run_id: str, now_ms: int) -> Execution:
     )
 
 
-def set_off(s: State, execution: Execution, now_ms: int) -> None:
-    """Send the first work of a run out: now, or when it is due."""
+def set_off(s: State, execution: Execution, now_ms: int, *, starter: str = "") -> None:
+    """Send the first work of a run out: now, or when it is due. A workflow may go to the subscription `starter`."""
     if execution.is_task:
         _schedule_the_task(s, execution, now_ms)
     elif execution.task_due_ms is None:
-        wakeups.begin(s, execution, now_ms)
+        wakeups.begin(s, execution, now_ms, starter=starter)
     s.timers.update(execution)
 
 

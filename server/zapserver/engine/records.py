@@ -242,6 +242,8 @@ class WorkflowTask(QueuedTask):
     """How many activities the present holder asked for; after a redelivery it asks again from the first."""
     last_event_id: int = 0
     """Up to where the present, replaying worker was told the history."""
+    starter_subscription: str = ""
+    """Of a worker of whoever started the run, which is preferred until another has the run at hand."""
 
     @property
     def for_kind(self) -> WorkerKind | None:
@@ -250,7 +252,7 @@ class WorkflowTask(QueuedTask):
     @property
     def preferred_subscription(self) -> str:
         cache = self.execution.cached_by
-        return "" if cache is None else cache.subscription_id
+        return self.starter_subscription if cache is None else cache.subscription_id
 
 
 @dataclass(slots=True, frozen=True)
