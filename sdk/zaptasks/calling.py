@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import trio
 
@@ -12,18 +12,24 @@ from zapwire.body import decode_json, encode_json
 from zapwire.client_link import ReconnectingLink
 from zapwire.envelope import Envelope
 from zapwire.errors import CallFailed, ConnectionLost, NotSent, OutcomeUnknown
-from zapwire.opcodes import Op
 
 from .connector import ConnectionCount, Connector
 from .converters import PLAIN, DataConverter
 from .errors import ClientClosed, ServerBusy, UpdateRejected, refusal
-from .records import ClosedExecution, UpdateAnswer, reveal, with_receipt
+from .records import UpdateAnswer, reveal, with_receipt
 from .submit_reply import read_submit_reply
 
 T = TypeVar("T")
 
 ASK_AGAIN_SECONDS: Final = 0.2
 """The pause before a call of unknown outcome is repeated to a server that takes nothing now."""
+
+
+class OwnWorker(Protocol):
+    """A worker of this client."""
+
+    def subscription_for(self, task_queue: str, workflow_type: str) -> str:
+        """The subscription that brings it new runs of this type; "" if there is none."""
 
 
 class Caller:
@@ -46,6 +52,8 @@ class Caller:
         self._link = link
         self._is_closed = False
         self._connections = connections
+        self.workers: Final[list[OwnWorker]] = []
+        """Those that serve now. They are asked for their subscriptions when a workflow is started."""
 
     @property
     def identity(self) -> str:
@@ -87,11 +95,11 @@ class Caller:
         envelope = await self._repeatedly(lambda timeout: self._ask(opcode, body, timeout), self.timeout, repeat)
         return reveal(with_receipt(decode_json(envelope.body, type), envelope.receipt), self.converter)
 
-    async def wait_closed(self, workflow_id: str, run_id: str) -> ClosedExecution:
-        """Wait, for as long as it takes, until an execution is closed, with every run that follows it."""
-        body = encode_json({"namespace": self.namespace, "workflow_id": workflow_id, "run_id": run_id, "follow": True})
-        envelope = await self._repeatedly(lambda timeout: self._ask(Op.AWAIT_EXECUTION, body, timeout), None, True)
-        return decode_json(envelope.body, ClosedExecution)
+    async def wait(self, opcode: int, request: Mapping[str, object], type: type[T]) -> T:
+        """The same for a call that is answered when something has happened: wait for as long as it takes."""
+        body = encode_json({"namespace": self.namespace, **request})
+        envelope = await self._repeatedly(lambda timeout: self._ask(opcode, body, timeout), None, True)
+        return reveal(decode_json(envelope.body, type), self.converter)
 
     async def wait_updated(self, opcode: int, name: str, request: Mapping[str, object]) -> UpdateAnswer:
         """Ask for an update, and wait, for as long as it takes, until it is done. Raises `UpdateRejected`."""

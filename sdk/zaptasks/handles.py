@@ -17,6 +17,7 @@ from .options import Durability, asked
 from .pages import Pages
 from .records import (
     Acknowledged,
+    ClosedExecution,
     Described,
     ExecutionInfo,
     Explained,
@@ -87,7 +88,8 @@ class ExecutionHandle(Generic[R]):
         """
         run_id = self.run_id
         while True:
-            closed = await self._client.wait_closed(self.workflow_id, run_id)
+            request = {"workflow_id": self.workflow_id, "run_id": run_id, "follow": True}
+            closed = await self._client.wait(Op.AWAIT_EXECUTION, request, ClosedExecution)
             if closed.status is not Status.CONTINUED_AS_NEW:
                 break
             run_id = ""
@@ -102,15 +104,32 @@ class ExecutionHandle(Generic[R]):
         """Where it stands, with its input, and its result or failure once it has one."""
         return (await self._client.call(Op.DESCRIBE_WORKFLOW, self._run(), Described)).info
 
-    def history(self) -> AsyncIterator[HistoryEvent]:
-        """Everything that happened to it so far, oldest first, fetched page by page while you iterate."""
+    def history(self, *, follow: bool = False) -> AsyncIterator[HistoryEvent]:
+        """Everything that happened to it so far, oldest first, fetched page by page while you iterate.
 
-        async def fetch(after: int) -> tuple[list[HistoryEvent], int]:
-            request = self._run(after_event_id=after, page_size=HISTORY_PAGE_EVENTS)
-            page = await self._client.call(Op.GET_WORKFLOW_HISTORY, request, HistoryPage)
-            return page.events, page.next_cursor
+        With `follow` it goes on with what happens, as it happens, until the run is closed; it waits without limit, as
+        `result` does, and stays with the run that it began with. With a server that cannot do that, as Go's, it is a
+        `CallFailed` with status 501.
+        """
+        if not follow:
+            return Pages(self._page, 0)
+        return Pages[HistoryEvent, tuple[int, str] | None](self._follow, (0, self.run_id))
 
-        return Pages(fetch, 0)
+    async def _page(self, after: int) -> tuple[list[HistoryEvent], int]:
+        request = self._run(after_event_id=after, page_size=HISTORY_PAGE_EVENTS)
+        page = await self._client.call(Op.GET_WORKFLOW_HISTORY, request, HistoryPage)
+        return page.events, page.next_cursor
+
+    async def _follow(self, place: tuple[int, str] | None) -> tuple[list[HistoryEvent], tuple[int, str] | None]:
+        assert place is not None, "None ends the list"
+        after, run_id = place
+        request = self._run(run_id=run_id, after_event_id=after, page_size=HISTORY_PAGE_EVENTS, wait=True)
+        page = await self._client.wait(Op.GET_WORKFLOW_HISTORY, request, HistoryPage)
+        if page.is_open is None:
+            raise CallFailed(501, "this server does not tell when a history grows", opcode=Op.GET_WORKFLOW_HISTORY)
+        if page.is_open or page.next_cursor:
+            return page.events, (page.events[-1].event_id if page.events else after, page.run_id)
+        return page.events, None
 
     async def explain(self) -> list[Waiting]:
         """What it waits for: a worker, a retry, a timer. Empty once it is closed."""

@@ -197,6 +197,9 @@ class ExecutionPage(_Record, frozen=True, kw_only=True):
 class HistoryPage(_Record, frozen=True, kw_only=True):
     events: list[HistoryEvent] = []
     next_cursor: int = 0
+    run_id: str = ""
+    is_open: bool | None = None
+    """Whether more can come; only where that was asked."""
 
 
 class Described(_Record, frozen=True, kw_only=True):

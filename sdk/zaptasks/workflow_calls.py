@@ -10,7 +10,7 @@ from zapwire.opcodes import Op
 from .arguments import result_type as result_type_of
 from .calling import Caller
 from .handles import WorkflowHandle, signal_body, update_body, update_outcome
-from .options import check_options
+from .options import check_options, present
 from .records import Started
 from .workflow.definition import AnyRun, WorkflowClass, workflow_function
 from .workflow_runner import WorkflowContext
@@ -63,7 +63,7 @@ class WorkflowCalls(Caller):
         `id_conflict_policy` says otherwise; one that was used before is none, unless `id_reuse_policy` says so.
         """
         check_options(options, StartOptions, "start_workflow")
-        request = start_request(self.converter, self.identity, workflow, args, **options)
+        request = self._start_request(workflow, args, **options)
         return self._handle(workflow, await self.call(Op.START_WORKFLOW, request, Started))
 
     @overload
@@ -154,7 +154,15 @@ class WorkflowCalls(Caller):
         return self._handle(start.workflow, Started(workflow_id=answer.workflow_id, run_id=answer.run_id)), outcome
 
     def _with_start(self, start: WithStart[Any]) -> dict[str, object]:
-        return start_request(self.converter, self.identity, start.workflow, start.args, id=start.id, **start.options)
+        return self._start_request(start.workflow, start.args, id=start.id, **start.options)
+
+    def _start_request(
+        self, workflow: object, args: tuple[object, ...], **options: Unpack[StartOptions]
+    ) -> dict[str, object]:
+        request = start_request(self.converter, self.identity, workflow, args, **options)
+        queue, type = str(request["task_queue"]), str(request["workflow_type"])
+        subscriptions = (worker.subscription_for(queue, type) for worker in self.workers)
+        return request | present(eager_subscription=next(filter(None, subscriptions), ""))
 
     def _handle(self, workflow: object, started: Started) -> WorkflowHandle[Any]:
         return WorkflowHandle(

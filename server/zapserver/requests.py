@@ -138,6 +138,8 @@ class StartRequest(ExecutionRequest):
     signal_name: str = ""
     signalName: str = ""  # noqa: N815
     signal_input: msgspec.Raw = ABSENT
+    eager_subscription: str = ""
+    """Ours."""
     id_reuse_policy: str = ""
     id_conflict_policy: str = ""
 
@@ -185,6 +187,8 @@ class HistoryRequest(StartRequest):
     after_event_id: int = 0
     page_size: int = 0
     reverse: bool = False
+    wait: bool = False
+    """Ours: answer once there is an event past `after_event_id`, or the run is closed."""
 
 
 class QueryRequest(ExecutionRequest):

@@ -163,7 +163,20 @@ class ReplayMachine(Machine):
     @rule(
         pick=PICKS,
         what=st.sampled_from(
-            ["signal", "signal", "update", "update", "update", "cancel", "terminate", "reset", "reset", "follow", "ask"]
+            [
+                "signal",
+                "signal",
+                "update",
+                "update",
+                "update",
+                "cancel",
+                "terminate",
+                "reset",
+                "reset",
+                "follow",
+                "ask",
+                "watch",
+            ]
         ),
         number=st.integers(1, 30),
         update_id=UPDATE_IDS,
@@ -187,6 +200,9 @@ class ReplayMachine(Machine):
             "terminate": c.TerminateExecution(workflow_id=id, run_id=run_id),
             "reset": c.ResetExecution(workflow_id=id, run_id=run_id, event_id=min(number, execution.history_length)),
             "follow": c.AwaitExecution(workflow_id=id, run_id=run_id, waiter=self.waiters, peer=peer, follow=True),
+            "watch": c.AwaitEvents(
+                workflow_id=id, run_id=run_id, waiter=self.waiters, peer=peer, after=execution.history_length - pick % 2
+            ),
             "ask": c.QueryExecution(workflow_id=id, query_type="q", waiter=self.waiters, timeout_ms=1_000),
         }
         self.attempt(commands[what])

@@ -130,6 +130,8 @@ async def accepted(client: AsyncClient) -> None:
     await handle.signal(Order.maybe)
     await handle.signal(Order.maybe, "x")
     await handle.signal("approve", 3)
+    async for event in handle.history(follow=True):
+        assert_type(event.event_type, str)
     assert_type(await handle.reset(3), WorkflowHandle[float])
     start = WithStart(Order.run, "x", 1, id="o", task_queue="orders")
     assert_type(start, WithStart[float])

@@ -167,13 +167,16 @@ _PAGE: Final = "page_size? next_page_token?"
 _START: Final = "namespace? workflow_type task_queue? workflow_id? run_id? input? "
 _START_MORE: Final = (
     "request_id? retry_policy? timeouts? memo? search_attributes? cron_schedule? identity? id_reuse_policy?"
-    " id_conflict_policy?"
+    " id_conflict_policy? eager_subscription?"
 )
 _UPDATE: Final = "update_name update_id? args? wait?"
 _UPDATED: Final = "workflow_id run_id update_id stage result? failure?"
 _SCHEDULE: Final = "id spec action paused schedule info"
 _SUBSCRIBE: Final = "namespace? task_queue identity? sdk_name? sdk_version? slots? types?"
-_IDS_NOTE: Final = "id_reuse_policy and id_conflict_policy are ours"
+_STARTS_NOTE: Final = (
+    "id_reuse_policy and what follows it are ours; eager_subscription names a worker of the starter's own, which gets"
+    " the first workflow task if it has a slot free"
+)
 
 OPCODES: Final = (
     Opcode(
@@ -198,7 +201,7 @@ OPCODES: Final = (
         True,
         "the Add client's; options are ours",
     ),
-    _call(Op.START_WORKFLOW, _START + _START_MORE, "workflow_id run_id", _IDS_NOTE),
+    _call(Op.START_WORKFLOW, _START + _START_MORE, "workflow_id run_id", _STARTS_NOTE),
     _call(
         Op.SIGNAL_WORKFLOW,
         _RUN + " signal_name input? identity? request_id?",
@@ -211,13 +214,14 @@ OPCODES: Final = (
     _call(Op.LIST_WORKFLOWS, "namespace? query? " + _PAGE, "executions next_page_token?"),
     _call(
         Op.GET_WORKFLOW_HISTORY,
-        _RUN + " after_event_id? page_size? reverse? signal_name?",
-        "events next_cursor",
-        "with signal_name it is signal-with-start, fields and all",
+        _RUN + " after_event_id? page_size? reverse? signal_name? wait?",
+        "events next_cursor run_id? is_open?",
+        "with signal_name it is signal-with-start, fields and all; wait, and what it brings, is ours: answered once"
+        " there is an event past after_event_id, or the run is closed",
     ),
     _call(Op.QUERY_WORKFLOW, _RUN + " query_type args? query_args?", "query_result result"),
     _call(Op.RESET_WORKFLOW, _RUN + " event_id? reason? identity?", _INFO),
-    _call(Op.SIGNAL_WITH_START, _START + _SIGNAL + _START_MORE, "workflow_id run_id", _IDS_NOTE),
+    _call(Op.SIGNAL_WITH_START, _START + _SIGNAL + _START_MORE, "workflow_id run_id", _STARTS_NOTE),
     _call(
         Op.SCHEDULE_ACTIVITY,
         _RUN + " task_queue? activity_type input? start_to_close_ms? heartbeat_ms? schedule_to_start_ms?"

@@ -7,6 +7,7 @@ import msgspec
 from zapserver import requests, shapes
 from zapserver.calls.context import DEFERRED, Call, Handler
 from zapserver.engine.commands import (
+    AwaitEvents,
     AwaitExecution,
     CancelExecution,
     IdConflict,
@@ -21,7 +22,8 @@ from zapserver.engine.commands import (
 )
 from zapserver.engine.errors import Invalid
 from zapserver.engine.limits import SMALL_PAYLOAD_BYTES_MAX
-from zapserver.engine.records import Execution
+from zapserver.engine.records import Event, Execution
+from zapserver.engine.views import PAGE_SIZE_MAX, Views
 from zapserver.requests import (
     AwaitRequest,
     EndRequest,
@@ -66,6 +68,7 @@ def _start_command(call: Call, request: StartRequest, update: UpdateExecution | 
         identity=request.identity or call.peer_name,
         signal_name=request.signal,
         signal_input=payload(request.signal_input, "signal_input"),
+        eager_subscription=request.eager_subscription,
         update=update,
         id_reuse=reuse,
         id_conflict=conflict,
@@ -158,13 +161,46 @@ def _list(call: Call, request: ListRequest) -> object:
 def _history_or_signal_with_start(call: Call, request: HistoryRequest) -> object:
     if request.signal:
         return start(call, request)
-    events, cursor = call.namespace.engine.views.history(
+    views = call.namespace.engine.views
+    if request.wait:
+        return _history_once_it_grew(call, request)
+    events, cursor = views.history(
         request.workflow,
         request.run,
         after=request.after_event_id,
         limit=requests.page_size(request.page_size),
         reverse=request.reverse,
     )
+    return _history_page(events, cursor)
+
+
+def _history_once_it_grew(call: Call, request: HistoryRequest) -> object:
+    if request.reverse:
+        raise Invalid("wait is for the events to come, and reverse for those before: leave one out")
+    run = _execution(call, request)
+    is_there = call.step(
+        AwaitEvents(
+            workflow_id=run.workflow_id,
+            run_id=run.run_id,
+            after=request.after_event_id,
+            waiter=call.waiter,
+            peer=call.peer,
+        )
+    )
+    if not is_there:
+        return DEFERRED
+    limit = requests.page_size(request.page_size)
+    return followed_history(call.namespace.engine.views, run.run_id, request.after_event_id, limit)
+
+
+def followed_history(views: Views, run_id: str, after: int, limit: int = PAGE_SIZE_MAX) -> object:
+    """A page for a reader that follows a run: which run it is, and whether more can come."""
+    execution = views.execution("", run_id)
+    page = _history_page(*views.history("", run_id, after=after, limit=limit))
+    return {"run_id": run_id, "is_open": execution.status.is_open, **page}
+
+
+def _history_page(events: list[Event], cursor: int) -> dict[str, object]:
     shown: list[msgspec.Raw] = []
     size = 0
     for item in events:

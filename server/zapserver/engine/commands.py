@@ -227,6 +227,8 @@ class StartWorkflow(Command[Started], frozen=True):
     signal_name: str = ""
     """Given: signal-with-start. An open execution of this id is signaled instead, unless it is to be terminated."""
     signal_input: Payload | None = None
+    eager_subscription: str = ""
+    """Of the starter's own worker: the first workflow task goes to it if it serves the queue and has a slot free."""
     update: UpdateExecution | None = None
     """Given: update-with-start. The run that the start finds or makes is asked for it, in the same step."""
     id_reuse: IdReuse = IdReuse.ALLOW
@@ -306,6 +308,19 @@ class AwaitExecution(Command[bool], frozen=True):
     run_id: str = ""
     follow: bool = False
     """Go on to the next run of a chain (retry, cron, continue-as-new) instead of answering with this one's end."""
+
+
+class AwaitEvents(Command[bool], frozen=True):
+    """A `HistoryGrew` effect follows for `waiter` once there is an event past `after`.
+
+    The answer is True, and nothing follows, when there is one already, or when the run is closed.
+    """
+
+    workflow_id: str
+    waiter: Waiter
+    peer: PeerKey
+    run_id: str = ""
+    after: int = 0
 
 
 class AbandonWait(Command[None], frozen=True):

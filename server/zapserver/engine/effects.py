@@ -125,6 +125,15 @@ class Closed(_Effect, frozen=True):
     """The run that follows it in a chain of retries, cron runs and continue-as-new."""
 
 
+class HistoryGrew(_Effect, frozen=True):
+    """For a call that waited for an event past `after`: there is one."""
+
+    waiter: Waiter
+    workflow_id: str
+    run_id: str
+    after: int
+
+
 class UpdateAnswered(_Effect, frozen=True):
     """For a call that asked for an update: how far it is, and with `completed` its outcome."""
 
@@ -161,4 +170,4 @@ Delivery: TypeAlias = (
     | DeliverActivityCancel
     | DeliverQuery
 )
-Effect: TypeAlias = Delivery | PeerFull | Closed | Answered | UpdateAnswered | UpdateRejected
+Effect: TypeAlias = Delivery | PeerFull | Closed | Answered | HistoryGrew | UpdateAnswered | UpdateRejected

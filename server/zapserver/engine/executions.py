@@ -171,7 +171,7 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
         record_signal(s, execution, command.signal_name, command.signal_input, command.identity, now_ms)
     if command.update is not None:
         updates.ask(s, execution, command.update, now_ms)
-    set_off(s, execution, now_ms)
+    set_off(s, execution, now_ms, starter=command.eager_subscription)
     return Started(workflow_id=workflow_id, run_id=run_id)
 
 
@@ -382,12 +382,12 @@ def next_run(source: Execution, run_id: str, now_ms: int) -> Execution:
     )
 
 
-def set_off(s: State, execution: Execution, now_ms: int) -> None:
-    """Send the first work of a run out: now, or when it is due."""
+def set_off(s: State, execution: Execution, now_ms: int, *, starter: str = "") -> None:
+    """Send the first work of a run out: now, or when it is due. A workflow may go to the subscription `starter`."""
     if execution.is_task:
         _schedule_the_task(s, execution, now_ms)
     elif execution.task_due_ms is None:
-        wakeups.begin(s, execution, now_ms)
+        wakeups.begin(s, execution, now_ms, starter=starter)
     s.timers.update(execution)
 
 
@@ -662,16 +662,7 @@ def wait_for_close(s: State, execution: Execution, waiter: Waiter, peer_key: Pee
     if not execution.status.is_open:
         s.effects.append(closed_effect(execution, waiter))
         return True
-    peer = s.peers.get(peer_key)
-    if peer is not None and waiter in peer.waiting:
-        raise Conflict(f"{waiter!r} waits for {peer.waiting[waiter].workflow_id!r} already; a call waits for one thing")
-    if peer is not None and len(peer.waiting) + len(peer.updating) >= s.limits.waits_per_peer_max:
-        raise LimitReached(
-            f"this connection waits for {len(peer.waiting)} executions already, as many as it may",
-            limit="waits-per-peer",
-        )
-    if peer is not None and waiter in peer.updating:
-        raise Conflict(f"{waiter!r} waits for an update already; a call waits for one thing")
+    registry.check_wait(s, peer_key, waiter)
     execution.waiters[waiter] = peer_key
     if follow:
         execution.followers[waiter] = None

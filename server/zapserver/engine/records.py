@@ -242,6 +242,8 @@ class WorkflowTask(QueuedTask):
     """How many activities the present holder asked for; after a redelivery it asks again from the first."""
     last_event_id: int = 0
     """Up to where the present, replaying worker was told the history."""
+    starter_subscription: str = ""
+    """Of a worker of whoever started the run, which is preferred until another has the run at hand."""
 
     @property
     def for_kind(self) -> WorkerKind | None:
@@ -250,7 +252,15 @@ class WorkflowTask(QueuedTask):
     @property
     def preferred_subscription(self) -> str:
         cache = self.execution.cached_by
-        return "" if cache is None else cache.subscription_id
+        return self.starter_subscription if cache is None else cache.subscription_id
+
+
+@dataclass(slots=True, frozen=True)
+class Watch:
+    """A call that waits for an event past `after`."""
+
+    peer: PeerKey
+    after: int
 
 
 @dataclass(slots=True, frozen=True)
@@ -409,6 +419,8 @@ class Execution:
     waiters: dict[Waiter, PeerKey] = field(default_factory=dict)
     followers: dict[Waiter, None] = field(default_factory=dict)
     """Those waiters that go on to the next run of the chain."""
+    watchers: dict[Waiter, Watch] = field(default_factory=dict)
+    """Those that wait for its next event."""
     is_dead_letter: bool = False
     timer_ms: int | None = None
 
@@ -640,4 +652,5 @@ class Peer:
     leases: dict[str, QueuedTask] = field(default_factory=dict)
     waiting: dict[Waiter, Execution] = field(default_factory=dict)
     updating: dict[Waiter, PendingUpdate] = field(default_factory=dict)
+    watching: dict[Waiter, Execution] = field(default_factory=dict)
     queries: dict[str, PendingQuery] = field(default_factory=dict)

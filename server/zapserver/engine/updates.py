@@ -39,16 +39,7 @@ def check(s: State, update: UpdateExecution) -> None:
     check_name("update name", update.name, s.limits)
     if update.update_id:
         check_name("update id", update.update_id, s.limits)
-    peer = s.peers.get(update.peer)
-    if peer is None:
-        return
-    if update.waiter in peer.updating or update.waiter in peer.waiting:
-        raise Conflict(f"{update.waiter!r} waits for something already; a call waits for one thing")
-    if len(peer.waiting) + len(peer.updating) >= s.limits.waits_per_peer_max:
-        raise LimitReached(
-            f"this connection waits for {s.limits.waits_per_peer_max} answers already, as many as it may",
-            limit="waits-per-peer",
-        )
+    registry.check_wait(s, update.peer, update.waiter)
 
 
 def ask(s: State, execution: Execution, update: UpdateExecution, now_ms: int) -> None:
