@@ -160,6 +160,20 @@ def test_a_workflow_from_its_start_to_its_result(client: Client) -> None:
     assert handle.explain() == []
 
 
+def test_a_history_is_followed_to_its_end(client: Client) -> None:
+    handle = client.start_workflow(Order, "tea", task_queue=QUEUE)
+    events = handle.history(follow=True, timeout=0.2)
+    seen: list[str] = []
+    with pytest.raises(TimeoutError, match=r"the next item did not come within 0\.2 seconds"):
+        seen.extend(event.event_type for event in events)
+    handle.signal(Order.approve, "ada")
+    seen += [event.event_type for event in handle.history(follow=True, timeout=PATIENCE)]
+    assert seen[-1] == "WORKFLOW_EXECUTION_COMPLETED"
+    more = [event.event_type for event in events]
+    assert more[-1] == "WORKFLOW_EXECUTION_COMPLETED"
+    assert "WORKFLOW_EXECUTION_STARTED" not in more, "it goes on after a wait that was too long"
+
+
 def test_other_ends_are_raised(client: Client) -> None:
     canceled, terminated = start(client), start(client)
     canceled.cancel("changed my mind")

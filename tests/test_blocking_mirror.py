@@ -15,7 +15,7 @@ PLUMBING = {
     "call",  # what the other methods are made of
     "submit",
     "put_task_schedule",
-    "wait_closed",
+    "wait",
     "wait_updated",
     "wait_connection",  # what workers and the fallback watch
     "wait_first_attempt",
@@ -25,7 +25,7 @@ PLUMBING = {
 OTHERWISE = {"now": "it goes to the first place that takes it, and returns a `Submission`"}
 """Methods of the blocking client that are there and differ on purpose."""
 
-UNBOUNDED = {"result", "update", "execute_workflow", "update_with_start"}
+UNBOUNDED = {"result", "history", "update", "execute_workflow", "update_with_start"}
 """Methods that wait for as long as it takes: the blocking ones have a `timeout` beside."""
 
 

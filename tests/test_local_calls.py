@@ -262,9 +262,7 @@ async def test_an_option_that_is_not_there_is_named_with_those_that_are(
 async def test_the_client_names_them_too() -> None:
     wrong: dict[str, Any] = {"queue": "x"}
     async with open_fake_server() as fake, open_client(fake.zap) as client:
-        with pytest.raises(
-            TypeError, match=r"^start_workflow\(\) has no option 'queue'; its options are: task"
-        ):
+        with pytest.raises(TypeError, match=r"^start_workflow\(\) has no option 'queue'; its options are: task"):
             await client.start_workflow(child, **wrong)
         with pytest.raises(TypeError, match=r"^execute_workflow\(\) has no option 'queue'"):
             await client.execute_workflow(child, **wrong)

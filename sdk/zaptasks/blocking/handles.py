@@ -33,15 +33,19 @@ def documented_by(source: type) -> Callable[[type[C]], type[C]]:
 
 
 class Items(Iterator[T]):
-    """What an async list gives, fetched while it is iterated; it may be left half way. For one thread at a time."""
+    """What an async list gives, fetched while it is iterated; it may be left half way. For one thread at a time.
 
-    def __init__(self, loop: ClientLoop, items: AsyncIterator[T]) -> None:
+    Each item is waited for as long as it takes, or for `timeout` seconds; after a `TimeoutError` one may ask again.
+    """
+
+    def __init__(self, loop: ClientLoop, items: AsyncIterator[T], timeout: Seconds | None = None) -> None:
         self._loop = loop
         self._items = items
+        self._timeout = timeout
 
     def __next__(self) -> T:
         try:
-            return self._loop.run(_next(self._items))
+            return self._loop.run(_next(self._items), self._timeout, "the next item")
         except StopAsyncIteration:
             raise StopIteration from None
 
@@ -99,8 +103,14 @@ class BlockingExecutionHandle(Generic[R]):
     def describe(self) -> ExecutionInfo:
         return self._loop.run(self._handle.describe())
 
-    def history(self) -> Iterator[HistoryEvent]:
-        return Items(self._loop, self._handle.history())
+    def history(self, *, follow: bool = False, timeout: Seconds | None = None) -> Iterator[HistoryEvent]:
+        """Everything that happened to it so far, oldest first, fetched page by page while you iterate.
+
+        With `follow` it goes on with what happens, as it happens, until the run is closed. It waits for the next event
+        for as long as it takes, or for `timeout` seconds, and then raises `TimeoutError`; iterating goes on after that.
+        With a server that cannot do that, as Go's, it is a `CallFailed` with status 501.
+        """
+        return Items(self._loop, self._handle.history(follow=follow), timeout)
 
     def explain(self) -> list[Waiting]:
         return self._loop.run(self._handle.explain())
