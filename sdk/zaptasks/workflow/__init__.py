@@ -75,7 +75,7 @@ from .errors import (
     WouldBlock,
 )
 from .execution import ContinueAsNew, LocalCall, Run, WorkflowInfo
-from .local_activities import execute_local_activity
+from .local_activities import LocalActivityOptions, execute_local_activity
 from .scheduler import checkpoint, checkpoint_if_cancelled
 from .scopes import (
     TASK_STATUS_IGNORED,
@@ -115,6 +115,7 @@ __all__ = [
     "ExternalFailed",
     "ExternalWorkflow",
     "ForeignAwait",
+    "LocalActivityOptions",
     "LocalCall",
     "Lock",
     "MemoryReceiveChannel",
