@@ -27,6 +27,7 @@ from zaptasks import (
     workflow,
 )
 from zaptasks.emitting import BATCH_ITEMS_MAX, UNSENT_BYTES_MAX, Emitter
+from zaptasks.output import OutputPage
 from zapwire.handshake import Capability
 from zapwire.opcodes import Op
 
@@ -109,7 +110,7 @@ async def test_the_server_sees_nothing_of_what_is_encrypted() -> None:
             handle = await client.now("speak", "secret")
             assert [item.value for item in await read(handle)] == [{"text": "secret"}]
         async with open_client(server.zap) as stranger:
-            page = await stranger.wait_output(handle.workflow_id, "", 0)
+            page = await stranger.wait(Op.READ_OUTPUT, {"workflow_id": handle.workflow_id}, OutputPage)
             assert b"secret" not in bytes(page.items[0].item)
             assert b"aes-256-gcm" in bytes(page.items[0].item)
 

@@ -15,10 +15,14 @@ from tests.helpers.sdk_servers import open_fake_server, open_real_server
 from tests.helpers.workers import AT_ONCE, NO_RETRY, QUICK, at_fake, served
 
 from zaptasks import (
+    Call,
     DataConverter,
     Encryption,
     ExecutionHandle,
+    Proceed,
+    RemoteError,
     TaskCanceled,
+    TaskError,
     TaskFailed,
     TaskTimedOut,
     activity,
@@ -132,6 +136,37 @@ async def test_the_keys_stay_in_the_worker() -> None:
         async with open_client(server.zap) as stranger:
             seen = await stranger.get_handle(handle.workflow_id).describe()
             assert "$zap" in seen.result
+
+
+async def test_interceptors_see_arguments_results_and_failures_as_of_any_handler() -> None:
+    seen: list[object] = []
+
+    async def around(call: Call, proceed: Proceed) -> Any:
+        seen.append(call.args)
+        try:
+            if call.name != "resize":
+                return await proceed(*call.args)
+            image, factor = call.args
+            result = await proceed(handlers.Image(image.width + 1, "red"), factor)
+            return {**result, "by": call.name}
+        except RemoteError as error:
+            seen.append(error.type)
+            raise TaskError("wrapped", non_retryable=True) from error
+
+    async with served(
+        activities=[handlers.resize],
+        tasks=[handlers.fail, handlers.later],
+        workflows=[Gallery],
+        interceptors=[around],
+    ) as (client, _):
+        result = await (await client.start_workflow("Gallery", 320)).result()
+        assert (result["width"], result["tint"], result["by"]) == (642, "red", "resize")
+        error = await failed(client, "fail")
+        assert (error.message, str(error.__cause__)) == ("wrapped", "no funds (Payment)")
+        handle = await client.now("later")
+        await client.get_activity_handle(await first_item(handle)).complete("by hand")
+        assert await handle.result() == "by hand"
+    assert seen == [(handlers.Image(320), 2), (None,), "Payment", (None,)]
 
 
 @pytest.mark.parametrize(

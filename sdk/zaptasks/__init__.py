@@ -11,7 +11,15 @@ from zapwire.failure import Failure
 
 from . import activity, aio
 from .activity_handle import ActivityTokenHandle
-from .blocking import Client, default, set_default
+from .blocking import (
+    BlockingActivityTokenHandle,
+    BlockingExecutionHandle,
+    BlockingTaskHandle,
+    BlockingWorkflowHandle,
+    Client,
+    default,
+    set_default,
+)
 from .client import AsyncClient, open_client
 from .codecs import Codec, Compression, Encryption
 from .connector import VERSION
@@ -33,11 +41,12 @@ from .errors import (
     UpdateFailed,
     UpdateRejected,
 )
-from .fallback import Placement, Submission
 from .handlers import task
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
+from .headers import Headers
+from .interceptors import Call, Interceptor, Proceed
 from .local import EngineStopped, LocalEngine, NoHandler, QueueFull
-from .options import Durability, RetryPolicy, Seconds
+from .options import Durability, IdConflictPolicy, IdReusePolicy, RetryPolicy, Seconds
 from .output import OutputItem
 from .records import (
     Acknowledged,
@@ -55,8 +64,10 @@ from .records import (
 )
 from .sorting import sort_handlers
 from .spec import Cron, Interval, parse_spec
+from .submission import Placement, Submission
 from .worker import Worker, open_worker, run_worker
 from .workflow_runner import WorkflowContext
+from .workflow_start import StartOptions, WithStart
 
 __version__ = VERSION
 
@@ -65,6 +76,11 @@ __all__ = [
     "ActivityFailed",
     "ActivityTokenHandle",
     "AsyncClient",
+    "BlockingActivityTokenHandle",
+    "BlockingExecutionHandle",
+    "BlockingTaskHandle",
+    "BlockingWorkflowHandle",
+    "Call",
     "CallFailed",
     "CancelRequested",
     "Client",
@@ -83,8 +99,12 @@ __all__ = [
     "ExecutionHandle",
     "ExecutionInfo",
     "Failure",
+    "Headers",
     "Health",
     "HistoryEvent",
+    "IdConflictPolicy",
+    "IdReusePolicy",
+    "Interceptor",
     "Interval",
     "LocalEngine",
     "LocalProtocolError",
@@ -95,6 +115,7 @@ __all__ = [
     "OutputItem",
     "PayloadError",
     "Placement",
+    "Proceed",
     "QueueFull",
     "RemoteError",
     "RetryPolicy",
@@ -102,6 +123,7 @@ __all__ = [
     "ScheduleSpec",
     "Seconds",
     "ServerBusy",
+    "StartOptions",
     "StartTask",
     "StartWorkflow",
     "Status",
@@ -116,6 +138,7 @@ __all__ = [
     "UpdateFailed",
     "UpdateRejected",
     "Waiting",
+    "WithStart",
     "Worker",
     "WorkflowContext",
     "WorkflowHandle",

@@ -9,15 +9,11 @@ of the server, until one of these calls or one of its timeouts ends it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from zapwire.opcodes import Op
 
+from .calling import Caller
 from .failures import canceled_failure, failure_of
 from .payloads import SMALL_PAYLOAD_BYTES_MAX
-
-if TYPE_CHECKING:
-    from .client import AsyncClient
 
 
 class ActivityTokenHandle:
@@ -28,7 +24,7 @@ class ActivityTokenHandle:
     themselves: after `OutcomeUnknown` call again; a 404 then may mean that the first one had arrived.
     """
 
-    def __init__(self, client: AsyncClient, token: str) -> None:
+    def __init__(self, client: Caller, token: str) -> None:
         if not token:
             raise ValueError("the token is empty: hand over activity.info().task_token of the attempt")
         self._client = client

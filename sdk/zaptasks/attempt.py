@@ -19,24 +19,26 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import msgspec
 import trio
 
 from zapwire.errors import BadBody, ConnectionLost, ZapError
 from zapwire.failure import DECODE_ERROR, NOT_FOUND_ERROR, Failure, decode_failure, encode_failure
 from zapwire.opcodes import Op
 
-from .arguments import ArgumentsError
+from .arguments import ArgumentsError, result_reader
 from .context import CancelRequested, CompleteLater, TaskContext, _current, said_before
-from .converters import DataConverter
+from .converters import PLAIN, DataConverter
 from .deliveries import ActivityDelivery
 from .emitting import Emitter
 from .errors import CodecError, PayloadError
 from .failures import canceled_failure, failure_of, sole_error, unreadable_failure
 from .handlers import Handler
+from .interceptors import Interceptor, call_through
 from .line import LEASE_OVER, TOO_LARGE, Line
 from .payloads import SMALL_PAYLOAD_BYTES_MAX, result_too_large
-from .process_messages import Done, Emit, Failed, Heartbeat, Later
-from .processes import ProcessPool, run_message
+from .process_messages import Canceled, Done, Emit, Failed, Heartbeat, Later
+from .processes import HandlerFailed, ProcessPool, run_message
 
 log = logging.getLogger("zaptasks.worker")
 
@@ -60,6 +62,7 @@ class Attempt:
         nursery: trio.Nursery,
         limiter: trio.CapacityLimiter,
         processes: ProcessPool,
+        interceptors: tuple[Interceptor, ...],
         converter: DataConverter,
     ) -> None:
         self.token: Final = delivery.task_token
@@ -69,9 +72,11 @@ class Attempt:
         self._nursery = nursery
         self._limiter = limiter
         self._processes = processes
+        self._interceptors = interceptors
         self._converter = converter
         self._unreadable: ZapError | None = None
         self._scope = trio.CancelScope()
+        self._in_threads = 0
         self._is_lost = False
         self._is_over = False
         self._hand_back_reason: str | None = None
@@ -95,6 +100,7 @@ class Attempt:
             start_to_close=delivery.start_to_close_timeout_ms / 1000 or None,
             heartbeat_timeout=timeout_ms / 1000 or None,
             heartbeat_details=self._said_before(),
+            headers=delivery.headers,
             send=self._beat_from_anywhere,
             emit=self._emit_from_anywhere,
             task_token=delivery.task_token,
@@ -113,7 +119,7 @@ class Attempt:
     def cancel(self, reason: str) -> None:
         """The server wants it to stop. A thread cannot be stopped: it can only ask `cancel_requested`."""
         self.context._cancel(reason)
-        if self._handler is not None and (self._handler.is_async or self._handler.in_process):
+        if not self._in_threads:
             self._scope.cancel()
 
     def lose(self, reason: str) -> None:
@@ -166,8 +172,7 @@ class Attempt:
             text = f"this worker has no handler for {self.context.type!r}"
             return _failed(Failure(message=text, code=NOT_FOUND_ERROR, non_retryable=True))
         try:
-            opened = self._opened_input()
-            args = () if handler.in_process else self._arguments(handler, opened)
+            args = self._arguments(handler)
         except (CodecError, BadBody) as error:
             log.warning("%s cannot be run here: %s", self, error)
             return _failed(unreadable_failure(error))
@@ -176,13 +181,7 @@ class Attempt:
             return self._failed(Failure(message=text, code=DECODE_ERROR, non_retryable=True))
         try:
             with self._scope:
-                if handler.in_process:
-                    return await self._run_in_process(handler, opened)
-                if handler.is_async:
-                    value = await handler.function(*args)
-                else:
-                    call = functools.partial(handler.function, *args)
-                    value = await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
+                value = await call_through(self._interceptors, handler.name, self._call, *args)
                 return Op.RESPOND_ACTIVITY_TASK_COMPLETED, self._converter.encode(
                     value, f"the result of {handler.name!r}"
                 )
@@ -190,6 +189,10 @@ class Attempt:
             raise
         except CancelRequested:
             pass
+        except HandlerFailed as error:
+            log.warning("handler of %s failed in its process: %s\n%s", self, error.failure, error.stack)
+            if self._hand_back_reason is None:
+                return self._failed(error.failure)
         except BaseException as error:  # SystemExit and the like end a task and not the worker
             if isinstance(error, BaseExceptionGroup) and error.subgroup(KeyboardInterrupt):
                 raise
@@ -209,23 +212,42 @@ class Attempt:
         text = "complete_later() needs a server of ours: this one keeps no lease that no worker holds"
         return _failed(Failure(message=text, code="NotSupported", non_retryable=True))
 
-    async def _run_in_process(self, handler: Handler, input: str | bytes | None) -> tuple[int, bytes]:
-        run = run_message(self.context, handler.function, input, is_task=self._delivery.kind == "task")
+    async def _call(self, *args: Any) -> Any:
+        handler = self._handler
+        assert handler is not None, "a delivery without a handler is answered before"
+        if handler.in_process:
+            return await self._call_in_process(handler, args)
+        if handler.is_async:
+            return await handler.function(*args)
+        call = functools.partial(handler.function, *args)
+        self._in_threads += 1
+        try:
+            return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
+        finally:
+            self._in_threads -= 1
+
+    async def _call_in_process(self, handler: Handler, args: tuple[object, ...]) -> Any:
+        """The input travels as it came, unless an interceptor may have changed the arguments."""
+        input, is_task = self._opened_input(), self._delivery.kind == "task"
+        if self._interceptors:
+            input, is_task = PLAIN.encode(list(args), f"the arguments of {handler.name!r}"), False
         answer = await self._processes.run(
-            run, self._hear, reason=lambda: self.context.cancel_reason, is_lost=lambda: self._is_lost
+            run_message(self.context, handler.function, input, is_task=is_task),
+            self._hear,
+            reason=lambda: self.context.cancel_reason,
+            is_lost=lambda: self._is_lost,
         )
         match answer:
+            case Done(result=result) if self._interceptors:
+                return result_reader(handler.function)(result)
             case Done(result=result):
-                payload = self._converter.seal(result, f"the result of {handler.name!r}")
-                return Op.RESPOND_ACTIVITY_TASK_COMPLETED, payload
+                return msgspec.Raw(result)
             case Failed(failure=data):
-                failure = decode_failure(data)
-                log.warning("handler of %s failed in its process: %s\n%s", self, failure, failure.stack)
-                if self._hand_back_reason is None:
-                    return self._failed(failure)
+                raise HandlerFailed(decode_failure(data))
             case Later():
                 raise CompleteLater
-        raise CancelRequested(self.context.cancel_reason)
+            case Canceled():
+                raise CancelRequested(self.context.cancel_reason)
 
     def _hear(self, said: Heartbeat | Emit) -> None:
         """A process has no keys: what it says is encoded here."""
@@ -238,12 +260,16 @@ class Attempt:
             log.warning("something that %s said is dropped: %s", self, error)
 
     def _opened_input(self) -> str | bytes | None:
-        if self._unreadable is not None:
-            raise self._unreadable
         input = self._delivery.input
         return None if input is None else self._converter.open(input)
 
-    def _arguments(self, handler: Handler, opened: str | bytes | None) -> tuple[object, ...]:
+    def _arguments(self, handler: Handler) -> tuple[object, ...]:
+        """Decoded; a process does that for itself, unless an interceptor is to see them."""
+        if self._unreadable is not None:
+            raise self._unreadable
+        opened = self._opened_input()
+        if handler.in_process and not self._interceptors:
+            return ()
         if self._delivery.kind == "task":
             return handler.parameters.from_payload(opened)
         return handler.parameters.from_array(opened)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from .pages import Pages
+from zapwire.opcodes import Op
 
-if TYPE_CHECKING:
-    from .client import AsyncClient
+from .calling import Caller
+from .pages import Pages
 
 T = TypeVar("T")
 
@@ -50,15 +50,16 @@ class OutputPage(msgspec.Struct, frozen=True):
 
 
 def read_output(
-    client: AsyncClient, workflow_id: str, run_id: str, after: int, type: Any
+    client: Caller, workflow_id: str, run_id: str, after: int, type: Any
 ) -> Pages[OutputItem[Any], tuple[str, int] | None]:
     """The output of a run, and of those that follow it, until the last one is closed."""
 
     async def fetch(place: tuple[str, int] | None) -> tuple[list[OutputItem[Any]], tuple[str, int] | None]:
         assert place is not None
-        page = await client.wait_output(workflow_id, *place)
+        run_id, last = place
+        request = {"workflow_id": workflow_id, "run_id": run_id, "after": last}
+        page = await client.wait(Op.READ_OUTPUT, request, OutputPage)
         items: list[OutputItem[Any]] = []
-        last = place[1]
         for each in page.items:
             items.append(
                 OutputItem(

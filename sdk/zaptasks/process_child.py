@@ -123,6 +123,7 @@ class _Worker:
             send=lambda details: self.send(Heartbeat(run.call, details)),
             emit=lambda item: self.send(Emit(run.call, item)),
             task_token=run.task_token,
+            headers=run.headers,
         )
 
 

@@ -42,6 +42,7 @@ class Run(_Message, frozen=True):
     start_to_close: float | None
     heartbeat_timeout: float | None
     task_token: str
+    headers: dict[str, str]
 
 
 class Cancel(_Message, frozen=True):

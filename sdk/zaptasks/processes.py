@@ -18,8 +18,11 @@ from typing import Final
 import msgspec
 import trio
 
+from zapwire.failure import Failure
+
 from .context import TaskContext
 from .converters import PLAIN
+from .errors import RemoteError
 from .process_messages import (
     Answer,
     Cancel,
@@ -44,6 +47,14 @@ RECEIVE_BYTES: Final = 64 * 1024
 log = logging.getLogger("zaptasks.worker")
 
 Hear = Callable[[Heartbeat | Emit], None]
+
+
+class HandlerFailed(RemoteError):
+    """What a handler raised in its process."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure)
+        self.failure = failure
 
 
 class ProcessDied(Exception):
@@ -73,6 +84,7 @@ def run_message(
         start_to_close=context.start_to_close,
         heartbeat_timeout=context.heartbeat_timeout,
         task_token=context.task_token,
+        headers=dict(context.headers),
     )
 
 

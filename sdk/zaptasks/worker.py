@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -43,7 +43,8 @@ from .deliveries import (
 )
 from .errors import BUSY
 from .groups import unwrapped
-from .handlers import Function, Handler, Handlers, Kind, check_name, table
+from .handlers import NAME_CHARACTERS_MAX, Function, Handler, Handlers, Kind, check_name, table
+from .interceptors import Interceptor, checked_interceptors
 from .line import TOO_MANY, Line
 from .options import Seconds, to_seconds
 from .processes import ProcessPool
@@ -120,6 +121,8 @@ class Worker(RefusingHandler):
         max_threads: int,
         max_processes: int,
         identity: str,
+        build_id: str,
+        interceptors: Iterable[Interceptor],
         shutdown_timeout: Seconds,
     ) -> None:
         if slots < 1 or max_threads < 1 or max_processes < 1:
@@ -127,6 +130,8 @@ class Worker(RefusingHandler):
             raise ValueError(f"{bounds}: each must be at least 1")
         self.task_queue: Final = check_name(task_queue, Kind.TASK)
         self.identity: Final = identity or client.identity
+        self.build_id: Final = _checked_build_id(build_id)
+        self._interceptors = checked_interceptors(interceptors)
         self._client = client
         self._shutdown_seconds = to_seconds(shutdown_timeout, "shutdown_timeout")
         self._slots = slots
@@ -232,6 +237,8 @@ class Worker(RefusingHandler):
             "sdk_name": SDK_NAME,
             "sdk_version": VERSION,
         }
+        if self.build_id:
+            request["build_id"] = self.build_id
         if subscription.replays:
             request["replays"] = True
         while line is self._line and not self._is_draining:
@@ -258,6 +265,12 @@ class Worker(RefusingHandler):
             except ZapError as error:
                 log.error("subscribing to %r failed: %s", self.task_queue, error)
             await trio.sleep(SUBSCRIBE_AGAIN_SECONDS)
+
+    def subscription_for(self, task_queue: str, workflow_type: str) -> str:
+        """The subscription that brings it new runs of a workflow under `@workflow.defn`; "" if none does now."""
+        if task_queue != self.task_queue or self._line is None or self._is_draining:
+            return ""
+        return next((each.id for each in self._subscriptions if each.replays and workflow_type in each.types), "")
 
     # --- what the connection tells -----------------------------------------------------------------------
 
@@ -334,6 +347,7 @@ class Worker(RefusingHandler):
             nursery=self._nursery,
             limiter=self._limiter,
             processes=self._processes,
+            interceptors=self._interceptors,
             converter=self._client.converter,
         )
         self._attempts[delivery.task_token] = attempt
@@ -434,6 +448,8 @@ async def open_worker(
     max_threads: int = MAX_THREADS,
     max_processes: int = MAX_PROCESSES,
     identity: str = "",
+    build_id: str = "",
+    interceptors: Iterable[Interceptor] = (),
     shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
 ) -> AsyncIterator[Worker]:
     """Serve a task queue of the client's namespace for the length of an `async with` block.
@@ -449,6 +465,10 @@ async def open_worker(
 
     `workflows` are classes and functions under `@workflow.defn`, which survive their worker, since another one
     replays them; or plain `async def` functions, which start over from the top.
+
+    `interceptors` are called around every attempt at a task or activity, the first one outermost: see `Interceptor`.
+    `build_id` names the code that runs here, such as "2026-11-26.1", for people who read histories and `explain`; no
+    task is routed by it.
 
     When the block ends, the worker takes no more work and gives what runs `shutdown_timeout` seconds to finish. What
     has not finished then, and everything that runs if the block raises or is canceled, is canceled and handed back to
@@ -468,19 +488,30 @@ async def open_worker(
                 max_threads=max_threads,
                 max_processes=max_processes,
                 identity=identity,
+                build_id=build_id,
+                interceptors=interceptors,
                 shutdown_timeout=shutdown_timeout,
             )
             await nursery.start(worker._hold_connection)
             try:
                 await worker.subscribed()
+                client.workers.append(worker)
                 yield worker
                 await worker.drain()
             finally:
+                if worker in client.workers:
+                    client.workers.remove(worker)
                 try:
                     with trio.CancelScope(shield=True, relative_deadline=HAND_BACK_SECONDS_MAX):
                         await worker._hand_back()
                 finally:
                     worker._leaving.set()
+
+
+def _checked_build_id(build_id: str) -> str:
+    if len(build_id) > NAME_CHARACTERS_MAX or not build_id.isprintable():
+        raise ValueError(f"build_id is {build_id!r}: it must be at most {NAME_CHARACTERS_MAX} printable characters")
+    return build_id
 
 
 async def run_worker(
@@ -494,6 +525,8 @@ async def run_worker(
     max_threads: int = MAX_THREADS,
     max_processes: int = MAX_PROCESSES,
     identity: str = "",
+    build_id: str = "",
+    interceptors: Iterable[Interceptor] = (),
     shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
 ) -> None:
     """Serve a task queue until SIGTERM or SIGINT, then drain and return. Only from the main thread.
@@ -511,6 +544,8 @@ async def run_worker(
             max_threads=max_threads,
             max_processes=max_processes,
             identity=identity,
+            build_id=build_id,
+            interceptors=interceptors,
             shutdown_timeout=shutdown_timeout,
         ) as worker:
             first = await anext(signals)

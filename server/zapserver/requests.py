@@ -102,6 +102,7 @@ class TaskOptions(Request):
     start_to_close_ms: int = 0
     heartbeat_ms: int = 0
     memo: msgspec.Raw = ABSENT
+    headers: dict[str, str] | None = None
     id_reuse_policy: str = ""
     id_conflict_policy: str = ""
 
@@ -139,10 +140,13 @@ class StartRequest(ExecutionRequest):
     memo: msgspec.Raw = ABSENT
     search_attributes: dict[str, Any] | None = None
     cron_schedule: str = ""
+    headers: dict[str, str] | None = None
     identity: str = ""
     signal_name: str = ""
     signalName: str = ""  # noqa: N815
     signal_input: msgspec.Raw = ABSENT
+    eager_subscription: str = ""
+    """Ours."""
     id_reuse_policy: str = ""
     id_conflict_policy: str = ""
 
@@ -190,6 +194,8 @@ class HistoryRequest(StartRequest):
     after_event_id: int = 0
     page_size: int = 0
     reverse: bool = False
+    wait: bool = False
+    """Ours: answer once there is an event past `after_event_id`, or the run is closed."""
 
 
 class QueryRequest(ExecutionRequest):
@@ -210,6 +216,13 @@ class ResetRequest(EndRequest):
 
 class AwaitRequest(ExecutionRequest):
     follow: bool = False
+
+
+class UpdateWithStartRequest(StartRequest):
+    update_name: str = ""
+    update_id: str = ""
+    args: msgspec.Raw = ABSENT
+    wait: str = ""
 
 
 class UpdateRequest(ExecutionRequest):
@@ -250,6 +263,7 @@ class SubscribeRequest(Request):
     identity: str = ""
     sdk_name: str = ""
     sdk_version: str = ""
+    build_id: str = ""
     slots: int | None = None
     types: list[str] | None = None
     replays: bool = False
@@ -323,6 +337,7 @@ class ActionBody(msgspec.Struct):
     heartbeat_ms: int = 0
     memo: msgspec.Raw = ABSENT
     search_attributes: dict[str, Any] | None = None
+    headers: dict[str, str] | None = None
 
     def action(self) -> Action:
         return Action(
@@ -336,6 +351,7 @@ class ActionBody(msgspec.Struct):
             timeouts=workflow_timeouts(self.timeouts),
             task_timeouts=_task_timeouts(self),
             search_attributes=self.search_attributes,
+            headers=self.headers,
         )
 
 

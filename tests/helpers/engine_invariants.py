@@ -19,6 +19,7 @@ from zapserver.engine.effects import (
     DeliverActivityTask,
     DeliverWorkflowTask,
     Effect,
+    HistoryGrew,
     PeerFull,
     UpdateAnswered,
     UpdateRejected,
@@ -81,6 +82,8 @@ class Watch:
         _check_peers(s)
         for execution in s.executions.values():
             _check_execution(s, execution, waiting)
+            if execution.parent is not None and (parent := s.executions.get(execution.parent.run_id)) is not None:
+                assert execution.headers == parent.headers, "a child without its parent's headers"
         _check_kept(s, self._store)
         self._check_ends_are_final()
         _check_indexes(s)
@@ -89,7 +92,7 @@ class Watch:
 
     def _check_effect(self, s: State, effect: Effect) -> None:
         match effect:
-            case Closed() | Answered() | UpdateAnswered() | UpdateRejected():
+            case Closed() | Answered() | HistoryGrew() | UpdateAnswered() | UpdateRejected():
                 assert effect.waiter not in self._told, f"{effect.waiter!r} was told twice"
                 self._told.add(effect.waiter)
             case PeerFull():
@@ -103,6 +106,8 @@ class Watch:
                     assert subscription.held <= subscription.slots, "a delivery beyond the credits"
                     assert effect.peer not in self._full, "a delivery to a peer that has not taken what it got"
                     assert subscription.serves(task.type), "a delivery of a type that was not asked for"
+                    if not isinstance(effect, DeliverWorkflowTask) or not effect.replays:
+                        assert effect.headers == task.execution.headers
                 if isinstance(effect, DeliverWorkflowTask) and effect.replays:
                     _check_delivered_history(effect)
                     if task is not None:
@@ -203,7 +208,10 @@ def _check_peers(s: State) -> None:
         for waiter, pending in peer.updating.items():
             assert pending.waiters[waiter][0] == key
             assert pending.execution.pending_updates[pending.update_id] is pending
-        assert not peer.waiting.keys() & peer.updating.keys()
+        for waiter, execution in peer.watching.items():
+            assert execution.watchers[waiter].peer == key
+        waits = [*peer.waiting, *peer.updating, *peer.watching]
+        assert len(waits) == len(set(waits)), "a call waits for two things"
         for token, query in peer.queries.items():
             assert s.queries[token] is query
     for token, query in s.queries.items():
@@ -222,6 +230,9 @@ def _check_execution(s: State, execution: Execution, waiting: dict[int, Any]) ->
     assert execution.close_ms is None
     for waiter, peer in execution.waiters.items():
         assert s.peers[peer].waiting[waiter] is execution
+    for waiter, watch in execution.watchers.items():
+        assert s.peers[watch.peer].watching[waiter] is execution
+        assert watch.after >= execution.history_length, "a watcher was not told of an event"
     for activity in execution.open_activities.values():
         _check_activity(s, activity, waiting)
     if execution.is_task:

@@ -61,8 +61,10 @@ SPECS = st.builds(
 FAILURES = st.sampled_from(
     [failure(), failure(code="Fatal"), failure(code="CanceledError"), failure(non_retryable=True), b"garbage", b"\xff"]
 )
+HEADERS = st.sampled_from([None, None, {}, {"trace": "1"}, {"trace": "2"}, {"\n": "refused"}])
 TASKS = st.builds(
     c.StartTask,
+    headers=HEADERS,
     type=TYPES,
     task_queue=QUEUES,
     workflow_id=IDS,
@@ -73,6 +75,7 @@ TASKS = st.builds(
 )
 WORKFLOWS = st.builds(
     c.StartWorkflow,
+    headers=HEADERS,
     type=TYPES,
     task_queue=QUEUES,
     workflow_id=IDS,
@@ -270,6 +273,8 @@ class EngineMachine(Machine):
                 "requeue",
                 "await",
                 "follow",
+                "watch",
+                "watch",
                 "reset",
                 "ask",
                 "signal",
@@ -300,6 +305,9 @@ class EngineMachine(Machine):
             "reset": c.ResetExecution(workflow_id=id, run_id=run_id, event_id=number % 13),
             "update": c.UpdateExecution(
                 workflow_id=id, name="set", update_id=update_id, waiter=self.waiters, peer=peer, wait=stage
+            ),
+            "watch": c.AwaitEvents(
+                workflow_id=id, run_id=run_id, waiter=self.waiters, peer=peer, after=execution.history_length - pick % 2
             ),
             "ask": c.QueryExecution(workflow_id=id, query_type="q", waiter=self.waiters, timeout_ms=number),
             "signal": c.SignalExecution(workflow_id=id, signal_name="go", request_id=request),
@@ -332,7 +340,15 @@ class EngineMachine(Machine):
         known = self.d.engine._state.peers.get(peer)
         id = pick_one(list(known.subscriptions), pick) if known is not None and known.subscriptions else "unknown"
         commands: dict[str, c.Command[Any]] = {
-            "subscribe": c.Subscribe(peer=peer, kind=kind, task_queue=queue, slots=slots, types=types, replays=replays),
+            "subscribe": c.Subscribe(
+                peer=peer,
+                kind=kind,
+                task_queue=queue,
+                slots=slots,
+                types=types,
+                build_id=("", "b1")[peer % 2],
+                replays=replays,
+            ),
             "slots": c.SetSlots(peer=peer, subscription_id=id, slots=1 if slots is None else slots),
             "unsubscribe": c.Unsubscribe(peer=peer, subscription_id=id),
             "lose": c.PeerLost(peer=peer, reason="gone"),

@@ -29,6 +29,7 @@ from zaptasks.worker import MAX_PROCESSES, MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
     "--processes", type=click.IntRange(1), default=MAX_PROCESSES, show_default=True, help="For handlers in processes."
 )
 @click.option("--identity", default="", help="Who it is to people who look at the server.")
+@click.option("--build-id", default="", help="Which build of the code this is, for histories and `explain`.")
 @click.option(
     "--shutdown-timeout",
     type=click.FloatRange(0),
@@ -48,6 +49,7 @@ def worker(
     threads: int,
     processes: int,
     identity: str,
+    build_id: str,
     shutdown_timeout: float,
     log_format: str,
     log_level: str,
@@ -71,6 +73,7 @@ def worker(
                 slots=slots,
                 max_threads=threads,
                 max_processes=processes,
+                build_id=build_id,
                 shutdown_timeout=shutdown_timeout,
             )
 

@@ -29,6 +29,7 @@ from zapserver.engine import (
     schedules,
     updates,
     wakeups,
+    watching,
     workflow_tasks,
     workflow_timers,
 )
@@ -226,8 +227,13 @@ def _await(s: State, command: c.AwaitExecution, now_ms: int) -> bool:
 
 def _update(s: State, command: c.UpdateExecution, now_ms: int) -> None:
     execution = s.execution(command.workflow_id, command.run_id)
+    updates.check(s, command)
     updates.ask(s, execution, command, now_ms)
     wakeups.wake(s, execution, now_ms)
+
+
+def _await_events(s: State, command: c.AwaitEvents, now_ms: int) -> bool:
+    return watching.wait(s, s.execution(command.workflow_id, command.run_id), command)
 
 
 def _abandon(s: State, command: c.AbandonWait, now_ms: int) -> None:
@@ -240,6 +246,10 @@ def _abandon(s: State, command: c.AbandonWait, now_ms: int) -> None:
     update = None if peer is None else peer.updating.pop(command.waiter, None)
     if update is not None:
         updates.forget_waiter(s, update, command.waiter)
+        return
+    watched = None if peer is None else peer.watching.pop(command.waiter, None)
+    if watched is not None:
+        del watched.watchers[command.waiter]
         return
     for query in list(s.queries.values()):
         if query.waiter == command.waiter:
@@ -286,6 +296,8 @@ def _subscribe(s: State, command: c.Subscribe, now_ms: int) -> c.Subscribed:
     check_name("task queue", command.task_queue, s.limits)
     if command.replays and command.kind is not c.QueueKind.WORKFLOW:
         raise Invalid("replays is for workflow tasks; an activity worker has nothing to replay")
+    if command.build_id:
+        check_name("build id", command.build_id, s.limits)
     slots = _slots(s, s.limits.slots_max if command.slots is None else command.slots)
     types = 0 if command.types is None else len(command.types)
     if types > s.limits.types_per_subscription_max:
@@ -306,6 +318,7 @@ def _subscribe(s: State, command: c.Subscribe, now_ms: int) -> c.Subscribed:
         identity=command.identity,
         slots=slots,
         types=command.types,
+        build_id=command.build_id,
         is_full=peer is not None and peer.is_full,
         replays=command.replays,
     )
@@ -356,6 +369,8 @@ def _peer_lost(s: State, command: c.PeerLost, now_ms: int) -> None:
         execution.followers.pop(waiter, None)
     for waiter, update in peer.updating.items():
         updates.forget_waiter(s, update, waiter)
+    for waiter, execution in peer.watching.items():
+        del execution.watchers[waiter]
     for query in list(peer.queries.values()):
         queries.worker_lost(s, query)
     for subscription in peer.subscriptions.values():
@@ -417,6 +432,7 @@ _HANDLERS: dict[type[c.Command[Any]], Callable[[State, Any, int], Any]] = {
     c.QueryExecution: _query,
     c.UpdateExecution: _update,
     c.AwaitExecution: _await,
+    c.AwaitEvents: _await_events,
     c.AbandonWait: _abandon,
     c.RequeueDeadLetter: _requeue_dead_letter,
     c.Subscribe: _subscribe,

@@ -15,6 +15,7 @@ import msgspec
 from zapserver.engine.commands import (
     Action,
     ActivityTimeouts,
+    Headers,
     Overlap,
     ParentClosePolicy,
     Payload,
@@ -145,8 +146,18 @@ class Lease:
     replays: bool = False
     has_updates: bool = False
     """Of a workflow task: updates went out with it."""
+    build_id: str = ""
     is_detached: bool = False
     """Of an activity: whoever has the token holds it, over any connection or none, and takes no slot."""
+
+    @property
+    def holder(self) -> dict[str, str]:
+        """Who holds it, as the attributes of an event say it."""
+        return {"identity": self.identity, "buildId": self.build_id} if self.build_id else {"identity": self.identity}
+
+    def __str__(self) -> str:
+        """Who holds it, for people."""
+        return f"the worker {self.identity!r}" + (f" of build {self.build_id!r}" if self.build_id else "")
 
 
 @dataclass(slots=True, eq=False)
@@ -244,6 +255,8 @@ class WorkflowTask(QueuedTask):
     """How many activities the present holder asked for; after a redelivery it asks again from the first."""
     last_event_id: int = 0
     """Up to where the present, replaying worker was told the history."""
+    starter_subscription: str = ""
+    """Of a worker of whoever started the run, which is preferred until another has the run at hand."""
 
     @property
     def for_kind(self) -> WorkerKind | None:
@@ -252,7 +265,15 @@ class WorkflowTask(QueuedTask):
     @property
     def preferred_subscription(self) -> str:
         cache = self.execution.cached_by
-        return "" if cache is None else cache.subscription_id
+        return self.starter_subscription if cache is None else cache.subscription_id
+
+
+@dataclass(slots=True, frozen=True)
+class Watch:
+    """A call that waits for an event past `after`."""
+
+    peer: PeerKey
+    after: int
 
 
 @dataclass(slots=True, frozen=True)
@@ -354,6 +375,10 @@ class Execution:
     """Why it was canceled or terminated."""
     memo: Payload | None = None
     search_attributes: dict[str, Any] | None = None
+    headers: Headers | None = None
+    """What its starter gave along for everything that belongs to it; those of a run go on to the next one."""
+    build_id: str = ""
+    """The build of the worker that had its task last; empty where that one names none."""
     request_keys: tuple[RequestKey, ...] = ()
     """The request ids that are answered with this execution."""
     identity: str = ""
@@ -411,6 +436,8 @@ class Execution:
     waiters: dict[Waiter, PeerKey] = field(default_factory=dict)
     followers: dict[Waiter, None] = field(default_factory=dict)
     """Those waiters that go on to the next run of the chain."""
+    watchers: dict[Waiter, Watch] = field(default_factory=dict)
+    """Those that wait for its next event."""
     is_dead_letter: bool = False
     timer_ms: int | None = None
 
@@ -427,12 +454,17 @@ class Execution:
         lease = None if self.task is None else self.task.lease
         return self.is_replayed or (lease is not None and lease.replays)
 
+    @property
+    def task_timeout_ms(self) -> int:
+        """How long a replaying worker has for a task of this run."""
+        return self.timeouts.task_ms or WORKFLOW_TASK_MS
+
     def task_due_by_ms(self) -> int | None:
         """Until when a replaying worker may answer the task that it has."""
         lease = None if self.task is None else self.task.lease
         if lease is None or not lease.replays:
             return None
-        return lease.started_ms + (self.timeouts.task_ms or WORKFLOW_TASK_MS)
+        return lease.started_ms + self.task_timeout_ms
 
     def times_out_ms(self) -> int | None:
         """When the run ends by a timeout of its own."""
@@ -600,6 +632,7 @@ class Subscription:
     identity: str
     slots: int
     types: frozenset[str] | None
+    build_id: str = ""
     held: int = 0
     """Unfinished deliveries; never more than `slots` at the moment of a delivery."""
     is_idle: bool = False
@@ -637,4 +670,5 @@ class Peer:
     leases: dict[str, QueuedTask] = field(default_factory=dict)
     waiting: dict[Waiter, Execution] = field(default_factory=dict)
     updating: dict[Waiter, PendingUpdate] = field(default_factory=dict)
+    watching: dict[Waiter, Execution] = field(default_factory=dict)
     queries: dict[str, PendingQuery] = field(default_factory=dict)
