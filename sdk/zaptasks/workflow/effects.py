@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from random import Random
-from typing import Any, Generic, NoReturn, TypeVar, cast, overload
+from typing import Any, Final, Generic, NoReturn, TypeVar, cast, overload
 from uuid import UUID
 
 import msgspec
 
 from zaptasks.options import Seconds, workflow_timeouts
-from zaptasks.payloads import encode_arguments, encode_memo
+from zaptasks.payloads import encode_arguments, encode_memo, encode_payload
 
 from . import commands as c
 from .channels import MemoryReceiveChannel
 from .definition import Bound, workflow_name
 from .errors import EndOfChannel
-from .execution import ContinueAsNew, Run, WorkflowInfo, current_run
+from .execution import ContinueAsNew, Run, WorkflowInfo, check_marker_id, current_run
 from .scheduler import current_task, task_or_none
 
 T = TypeVar("T")
+
+MUTABLE_SIDE_EFFECT: Final = "mutable-side-effect"
+"""How the names of the markers begin that keep values of `mutable_side_effect`."""
 
 
 def info() -> WorkflowInfo:
@@ -61,6 +65,36 @@ def side_effect(function: Callable[[], Any], /, *, type: Any = Any) -> Any:
     """
     name = getattr(function, "__qualname__", repr(function))
     details = current_run().marker("side-effect", function, f"side effect {name}")
+    return msgspec.json.decode(details, type=type)
+
+
+@overload
+def mutable_side_effect(
+    id: str, function: Callable[[], T], /, *, same: Callable[[T, T], object] = operator.eq
+) -> T: ...
+@overload
+def mutable_side_effect(
+    id: str, function: Callable[[], object], /, *, type: type[T], same: Callable[[T, T], object] = operator.eq
+) -> T: ...
+def mutable_side_effect(
+    id: str, function: Callable[[], Any], /, *, type: Any = Any, same: Callable[[Any, Any], object] = operator.eq
+) -> Any:
+    """Like `side_effect`, for what is looked at again and again and seldom changes, such as a limit in a setting.
+
+    The value is kept only where `same(last, new)` is false, so a look that finds nothing new leaves no event. A replay
+    gets what was found then. `id` names what is looked at: the last value is that of the same id in this run. Both
+    values that `same` gets have been through JSON, as `type`.
+    """
+    check_marker_id("the id of the mutable side effect", id)
+    what = f"mutable side effect {id!r}"
+
+    def changed(last: bytes | None) -> bytes | None:
+        new = encode_payload(function(), f"the value of {what}")
+        if last is not None and same(msgspec.json.decode(last, type=type), msgspec.json.decode(new, type=type)):
+            return None
+        return new
+
+    details = current_run().changing_marker(f"{MUTABLE_SIDE_EFFECT}/{id}", changed, what)
     return msgspec.json.decode(details, type=type)
 
 
