@@ -283,7 +283,12 @@ OPCODES: Final = (
         "subscription_id",
         "slots, types and replays are ours",
     ),
-    _call(Op.SUBSCRIBE_ACTIVITY_TASKS, _SUBSCRIBE, "subscription_id", "slots and types are ours"),
+    _call(
+        Op.SUBSCRIBE_ACTIVITY_TASKS,
+        _SUBSCRIBE + " per_second? queue_per_second?",
+        "subscription_id",
+        "slots, types and what follows are ours",
+    ),
     _respond(
         Op.RESPOND_WORKFLOW_TASK_COMPLETED,
         "commands?",
