@@ -379,6 +379,8 @@ def _targets(s: State) -> Iterator[Any]:
     yield from s.executions.values()
     yield from s.schedules.values()
     yield from s.queries.values()
+    yield from (peer.rate for peer in s.peers.values() if peer.rate is not None)
+    yield from (queue.rate for queue in s.queues.values() if queue.rate is not None)
 
 
 def _read(records: Mapping[Any, bytes], record: type[T]) -> dict[Any, T]:
