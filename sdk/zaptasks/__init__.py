@@ -36,6 +36,7 @@ from .fallback import Placement, Submission
 from .handlers import activity, task
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
 from .local import EngineStopped, LocalEngine, NoHandler, QueueFull
+from .metrics import Metrics, MetricsHandler
 from .options import Durability, RetryPolicy, Seconds
 from .records import (
     Acknowledged,
@@ -85,6 +86,8 @@ __all__ = [
     "Interval",
     "LocalEngine",
     "LocalProtocolError",
+    "Metrics",
+    "MetricsHandler",
     "NamespaceInfo",
     "NoHandler",
     "NotSent",

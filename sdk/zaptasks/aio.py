@@ -29,6 +29,7 @@ from .asyncio_bridge import call, hold, on_asyncio, running_loop
 from .client import AsyncClient
 from .converters import PLAIN, DataConverter
 from .handlers import Function, Handlers, Kind
+from .metrics import NO_METRICS, MetricsHandler
 from .options import Seconds
 from .trio_thread import Block
 from .worker import MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
@@ -162,6 +163,10 @@ async def open_worker(
     slots: int = SLOTS,
     max_threads: int = MAX_THREADS,
     identity: str = "",
+    tasks_per_second: float | None = None,
+    queue_tasks_per_second: float | None = None,
+    sessions: int = 0,
+    metrics: MetricsHandler = NO_METRICS,
     shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
 ) -> AsyncIterator[Worker]:
     """Serve a task queue for the length of an `async with` block, as `zaptasks.open_worker` does.
@@ -183,6 +188,10 @@ async def open_worker(
         slots=slots,
         max_threads=max_threads,
         identity=identity,
+        tasks_per_second=tasks_per_second,
+        queue_tasks_per_second=queue_tasks_per_second,
+        sessions=sessions,
+        metrics=metrics,
         shutdown_timeout=shutdown_timeout,
     )
     async with hold(manager) as (block, inner):
@@ -199,6 +208,10 @@ async def run_worker(
     slots: int = SLOTS,
     max_threads: int = MAX_THREADS,
     identity: str = "",
+    tasks_per_second: float | None = None,
+    queue_tasks_per_second: float | None = None,
+    sessions: int = 0,
+    metrics: MetricsHandler = NO_METRICS,
     shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
 ) -> None:
     """Serve a task queue until SIGTERM or SIGINT, then drain and return. Only on the main thread's loop.
@@ -219,6 +232,10 @@ async def run_worker(
             slots=slots,
             max_threads=max_threads,
             identity=identity,
+            tasks_per_second=tasks_per_second,
+            queue_tasks_per_second=queue_tasks_per_second,
+            sessions=sessions,
+            metrics=metrics,
             shutdown_timeout=shutdown_timeout,
         ) as worker:
             first = await signals.get()

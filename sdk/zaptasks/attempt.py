@@ -30,6 +30,7 @@ from .errors import CodecError
 from .failures import canceled_failure, failure_of, unreadable_failure
 from .handlers import Handler
 from .line import LEASE_OVER, TOO_LARGE, Line
+from .metrics import MetricsHandler
 from .payloads import result_too_large
 
 log = logging.getLogger("zaptasks.worker")
@@ -54,6 +55,7 @@ class Attempt:
         nursery: trio.Nursery,
         limiter: trio.CapacityLimiter,
         converter: DataConverter,
+        metrics: MetricsHandler,
     ) -> None:
         self.token: Final = delivery.task_token
         self._delivery = delivery
@@ -87,6 +89,7 @@ class Attempt:
             heartbeat_details=self._said_before(),
             send=self._beat_from_anywhere,
             converter=converter,
+            metrics=metrics,
         )
         self._beat_seconds = HEARTBEAT_SECONDS_MAX
         if timeout_ms:

@@ -17,6 +17,7 @@ import msgspec
 from zapwire.errors import ZapError
 
 from .converters import PLAIN, DataConverter
+from .metrics import NO_METRICS, Metrics, MetricsHandler
 from .payloads import SMALL_PAYLOAD_BYTES_MAX
 
 _current: ContextVar[TaskContext] = ContextVar("zaptasks.current_task")
@@ -49,6 +50,7 @@ class TaskContext:
         "_cancel_reason",
         "_converter",
         "_details",
+        "_metrics",
         "_progress",
         "_send",
         "attempt",
@@ -82,6 +84,7 @@ class TaskContext:
         heartbeat_details: tuple[Any, ...],
         send: Callable[[bytes], None],
         converter: DataConverter = PLAIN,
+        metrics: MetricsHandler = NO_METRICS,
     ) -> None:
         self.id: Final = id
         self.type: Final = type
@@ -97,6 +100,7 @@ class TaskContext:
         self.heartbeat_details: Final = heartbeat_details
         self._send = send
         self._converter = converter
+        self._metrics = metrics
         self._details: tuple[object, ...] = heartbeat_details
         self._progress: dict[str, object] | None = None
         self._cancel_reason: str | None = None
@@ -107,6 +111,12 @@ class TaskContext:
         return _TaskLogger(
             logging.getLogger("zaptasks.task"), {"task": f"{self.type} {self.workflow_id} attempt {self.attempt}"}
         )
+
+    @property
+    def metrics(self) -> Metrics:
+        """What this handler counts and measures, for the worker's metrics handler."""
+        tags = {"namespace": self.namespace, "task_queue": self.task_queue, "activity_type": self.type}
+        return Metrics(lambda: (self._metrics, tags))
 
     @property
     def cancel_requested(self) -> bool:

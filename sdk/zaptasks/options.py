@@ -30,6 +30,19 @@ def to_seconds(value: Seconds, what: str) -> float:
     return seconds
 
 
+PER_SECOND_MIN: Final = 0.001
+PER_SECOND_MAX: Final = 1_000_000
+
+
+def to_rate(per_second: float | None, name: str) -> float:
+    """How many a second; 0 for None. Raises `ValueError` outside of what a server takes."""
+    if per_second is None:
+        return 0.0
+    if not PER_SECOND_MIN <= per_second <= PER_SECOND_MAX:
+        raise ValueError(f"{name} is {per_second!r}: it must be {PER_SECOND_MIN} to {PER_SECOND_MAX:,}, or None")
+    return float(per_second)
+
+
 def to_ms(value: Seconds | None, what: str) -> int:
     """Milliseconds, rounded up so that no span becomes 0, which means none. None is 0."""
     return 0 if value is None else math.ceil(round(to_seconds(value, what) * 1000, 6))

@@ -32,6 +32,7 @@ from zapwire.opcodes import Op
 from .attempt import Attempt
 from .client import AsyncClient, require_trio
 from .connector import SDK_NAME, VERSION
+from .context import TaskContext
 from .deliveries import (
     ActivityCancel,
     ActivityDelivery,
@@ -44,8 +45,11 @@ from .errors import BUSY
 from .groups import unwrapped
 from .handlers import Function, Handler, Handlers, Kind, check_name, table
 from .line import TOO_MANY, Line
-from .options import Seconds, to_seconds
+from .metrics import NO_METRICS, MetricsHandler
+from .options import Seconds, to_rate, to_seconds
+from .sessions import SessionHost
 from .workflow import WorkflowTask
+from .workflow.sessions import SESSION
 from .workflow_runner import WorkflowRun, WorkflowRunner
 from .workflow_serving import Served, WorkflowServing, split_workflows
 
@@ -84,12 +88,24 @@ class _Subscription:
     slots: int
     types: list[str]
     answered: trio.Event
+    task_queue: str
     replays: bool = False
+    per_second: float = 0.0
+    queue_per_second: float = 0.0
     id: str = ""
     refusal: CallFailed | None = None
 
     def serves_task(self, name: str) -> bool:
         return self.opcode == Op.SUBSCRIBE_ACTIVITY_TASKS and name in self.types
+
+    @property
+    def needs_ours(self) -> str:
+        """What a server of the Go kind lacks for it; empty for nothing."""
+        if self.replays:
+            return "keeps no histories for workflows under @workflow.defn to replay"
+        if self.per_second or self.queue_per_second:
+            return "knows no rates: leave tasks_per_second and queue_tasks_per_second out"
+        return "has no sessions: leave sessions out" if self.types == [SESSION] else ""
 
     async def wait(self) -> None:
         """Wait until the server has taken it, or raise the refusal."""
@@ -116,6 +132,10 @@ class Worker(RefusingHandler):
         slots: int,
         max_threads: int,
         identity: str,
+        tasks_per_second: float | None,
+        queue_tasks_per_second: float | None,
+        sessions: int,
+        metrics: MetricsHandler,
         shutdown_timeout: Seconds,
     ) -> None:
         if slots < 1 or max_threads < 1:
@@ -127,6 +147,10 @@ class Worker(RefusingHandler):
         self._slots = slots
         self._threads = min(slots, max_threads)
         self._limiter = trio.CapacityLimiter(self._threads)
+        self._per_second = to_rate(tasks_per_second, "tasks_per_second")
+        self._queue_per_second = to_rate(queue_tasks_per_second, "queue_tasks_per_second")
+        self._sessions = SessionHost(sessions, self.identity, self._announce_session)
+        self._metrics = metrics
         self._tasks = table(tasks, Kind.TASK)
         self._activities = table(activities, Kind.ACTIVITY)
         replaying, held = split_workflows(workflows)
@@ -137,6 +161,7 @@ class Worker(RefusingHandler):
             task_queue=task_queue,
             converter=client.converter,
             max_threads=max_threads,
+            metrics=metrics,
         )
         for name in set(self._serving.types) & workflow_table.keys():
             raise ValueError(f"workflow {name!r} is registered twice: under @workflow.defn, and as a plain function")
@@ -156,16 +181,34 @@ class Worker(RefusingHandler):
         served = {**self._activities, **self._tasks}
         asynchronous = sorted(name for name, handler in served.items() if handler.is_async)
         threaded = sorted(name for name, handler in served.items() if not handler.is_async)
-        for opcode, slots, types in (
-            (Op.SUBSCRIBE_ACTIVITY_TASKS, self._slots, asynchronous),
-            (Op.SUBSCRIBE_ACTIVITY_TASKS, self._threads, threaded),
-            (Op.SUBSCRIBE_WORKFLOW_TASKS, self._slots, sorted(workflows)),
-        ):
+        queues = [self.task_queue, self._sessions.task_queue] if self._sessions.places else [self.task_queue]
+        for task_queue in queues:
+            for slots, types in ((self._slots, asynchronous), (self._threads, threaded)):
+                if types:
+                    self._subscriptions.append(self._to_activities(slots, types, task_queue))
+        if self._sessions.places:
+            self._activities[SESSION] = Handler(SESSION, self._sessions.hold, Kind.ACTIVITY)
+            places = _Subscription(
+                Op.SUBSCRIBE_ACTIVITY_TASKS, self._sessions.places, [SESSION], trio.Event(), self.task_queue
+            )
+            self._subscriptions.append(places)
+        for types, replays in ((sorted(workflows), False), (self._serving.types, True)):
             if types:
-                self._subscriptions.append(_Subscription(opcode, slots, types, trio.Event()))
-        if replayed := self._serving.types:
-            subscription = _Subscription(Op.SUBSCRIBE_WORKFLOW_TASKS, self._slots, replayed, trio.Event(), replays=True)
-            self._subscriptions.append(subscription)
+                subscription = _Subscription(
+                    Op.SUBSCRIBE_WORKFLOW_TASKS, self._slots, types, trio.Event(), self.task_queue, replays
+                )
+                self._subscriptions.append(subscription)
+
+    def _to_activities(self, slots: int, types: list[str], task_queue: str) -> _Subscription:
+        return _Subscription(
+            Op.SUBSCRIBE_ACTIVITY_TASKS,
+            slots,
+            types,
+            trio.Event(),
+            task_queue,
+            per_second=self._per_second,
+            queue_per_second=self._queue_per_second if task_queue == self.task_queue else 0.0,
+        )
 
     @property
     def running(self) -> int:
@@ -206,7 +249,7 @@ class Worker(RefusingHandler):
         self._tasks[check_name(name, Kind.TASK)] = Handler(name, function)
         subscription = next((known for known in self._subscriptions if known.serves_task(name)), None)
         if subscription is None:
-            subscription = _Subscription(Op.SUBSCRIBE_ACTIVITY_TASKS, slots, [name], trio.Event())
+            subscription = self._to_activities(slots, [name], self.task_queue)
             self._subscriptions.append(subscription)
             if self._line is not None:
                 self._nursery.start_soon(self._subscribe, subscription, self._line)
@@ -215,7 +258,7 @@ class Worker(RefusingHandler):
     async def _subscribe(self, subscription: _Subscription, line: Line) -> None:
         """Ask until the server grants it or the connection ends."""
         request: dict[str, object] = {
-            "task_queue": self.task_queue,
+            "task_queue": subscription.task_queue,
             "identity": self.identity,
             "slots": subscription.slots,
             "types": subscription.types,
@@ -224,10 +267,14 @@ class Worker(RefusingHandler):
         }
         if subscription.replays:
             request["replays"] = True
+        if subscription.per_second:
+            request["per_second"] = subscription.per_second
+        if subscription.queue_per_second:
+            request["queue_per_second"] = subscription.queue_per_second
         while line is self._line and not self._is_draining:
             try:
-                if subscription.replays and not line.is_ours:
-                    raise CallFailed(501, "this server keeps no histories for workflows under @workflow.defn to replay")
+                if subscription.needs_ours and not line.is_ours:
+                    raise CallFailed(501, f"this server {subscription.needs_ours}")
                 answer = await line.call(subscription.opcode, request)
                 subscription.id = decode_json(answer, _Subscribed).subscription_id
                 subscription.refusal = None
@@ -242,7 +289,9 @@ class Worker(RefusingHandler):
                     line.note_status(error.status, error.detail)  # no refusal: it is to be served once it is well
                     await trio.sleep(SUBSCRIBE_AGAIN_SECONDS)
                     continue
-                log.error("the server refused to deliver %s from %r: %s", subscription.types, self.task_queue, error)
+                log.error(
+                    "the server refused to deliver %s from %r: %s", subscription.types, subscription.task_queue, error
+                )
                 subscription.refusal = error
                 subscription.answered.set()
             except ZapError as error:
@@ -324,10 +373,26 @@ class Worker(RefusingHandler):
             nursery=self._nursery,
             limiter=self._limiter,
             converter=self._client.converter,
+            metrics=self._metrics,
         )
         self._attempts[delivery.task_token] = attempt
         self._running += 1
         self._nursery.start_soon(self._run_attempt, attempt)
+
+    async def _announce_session(self, task: TaskContext, signal_name: str, task_queue: str) -> None:
+        """Tell a workflow that its session is here. What it raises fails the activity that holds its place."""
+        line = self._line
+        if line is None:
+            raise ConnectionLost("the connection was lost before the session could begin")
+        request: dict[str, object] = {
+            "workflow_id": task.workflow_id,
+            "run_id": task.run_id,
+            "signal_name": signal_name,
+            "input": self._client.converter.encode_optional(task_queue, "the queue of a session"),
+            "identity": self.identity,
+            "request_id": f"{task.id}/{task.attempt}",
+        }
+        await line.call_until_taken(Op.SIGNAL_WORKFLOW, request)
 
     async def _run_attempt(self, attempt: Attempt) -> None:
         try:
@@ -364,6 +429,7 @@ class Worker(RefusingHandler):
         if self._is_draining:
             return
         self._is_draining = True
+        self._sessions.leave()
         with trio.move_on_after(self._shutdown_seconds) as scope:
             await self._unsubscribe_all()
             while self._running:
@@ -391,6 +457,7 @@ class Worker(RefusingHandler):
     async def _hand_back(self) -> None:
         """Cancel what runs and return it to the server."""
         self._is_draining = True
+        self._sessions.leave()
         with trio.move_on_after(UNSUBSCRIBE_SECONDS_MAX):
             await self._unsubscribe_all()
         reason = f"the worker {self.identity} shuts down"
@@ -422,6 +489,10 @@ async def open_worker(
     slots: int = SLOTS,
     max_threads: int = MAX_THREADS,
     identity: str = "",
+    tasks_per_second: float | None = None,
+    queue_tasks_per_second: float | None = None,
+    sessions: int = 0,
+    metrics: MetricsHandler = NO_METRICS,
     shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
 ) -> AsyncIterator[Worker]:
     """Serve a task queue of the client's namespace for the length of an `async with` block.
@@ -436,6 +507,12 @@ async def open_worker(
 
     `workflows` are classes and functions under `@workflow.defn`, which survive their worker, since another one
     replays them; or plain `async def` functions, which start over from the top.
+
+    `tasks_per_second` is how many activities and tasks a second the server delivers to this worker,
+    `queue_tasks_per_second` how many to all workers of the task queue together; of several workers that say so the
+    smallest counts. A tenth of a second's worth, at least one, may come at once. Meanwhile they wait in line, or go to
+    other workers. `sessions` is how many sessions of workflows (`workflow.open_session`) it has a place for; their
+    activities have as many slots again. `metrics` takes what workflows and handlers count and measure.
 
     When the block ends, the worker takes no more work and gives what runs `shutdown_timeout` seconds to finish. What
     has not finished then, and everything that runs if the block raises or is canceled, is canceled and handed back to
@@ -454,6 +531,10 @@ async def open_worker(
                 slots=slots,
                 max_threads=max_threads,
                 identity=identity,
+                tasks_per_second=tasks_per_second,
+                queue_tasks_per_second=queue_tasks_per_second,
+                sessions=sessions,
+                metrics=metrics,
                 shutdown_timeout=shutdown_timeout,
             )
             await nursery.start(worker._hold_connection)
@@ -479,6 +560,10 @@ async def run_worker(
     slots: int = SLOTS,
     max_threads: int = MAX_THREADS,
     identity: str = "",
+    tasks_per_second: float | None = None,
+    queue_tasks_per_second: float | None = None,
+    sessions: int = 0,
+    metrics: MetricsHandler = NO_METRICS,
     shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
 ) -> None:
     """Serve a task queue until SIGTERM or SIGINT, then drain and return. Only from the main thread.
@@ -495,6 +580,10 @@ async def run_worker(
             slots=slots,
             max_threads=max_threads,
             identity=identity,
+            tasks_per_second=tasks_per_second,
+            queue_tasks_per_second=queue_tasks_per_second,
+            sessions=sessions,
+            metrics=metrics,
             shutdown_timeout=shutdown_timeout,
         ) as worker:
             first = await anext(signals)

@@ -21,6 +21,7 @@ from .activities import (
     ActivityHandle,
     ActivityOptions,
     OnCancel,
+    SessionActivityOptions,
     execute_activity,
     execute_activity_method,
     start_activity,
@@ -44,6 +45,7 @@ from .effects import (
     info,
     is_replaying,
     logger,
+    metrics,
     mutable_side_effect,
     now,
     on_query,
@@ -70,6 +72,8 @@ from .errors import (
     NondeterminismError,
     NotInWorkflow,
     ReadOnlyError,
+    SessionLost,
+    SessionNotOpened,
     TooSlowError,
     WorkflowTaskError,
     WouldBlock,
@@ -89,6 +93,7 @@ from .scopes import (
     move_on_at,
     open_nursery,
 )
+from .sessions import Session, open_session
 from .sync import CapacityLimiter, Condition, Event, Lock, Semaphore
 from .task_handler import WorkflowTask, WorkflowTaskHandler, answer_body
 from .waits import current_time, sleep, sleep_forever, sleep_until, wait_condition
@@ -127,6 +132,10 @@ __all__ = [
     "ReadOnlyError",
     "Run",
     "Semaphore",
+    "Session",
+    "SessionActivityOptions",
+    "SessionLost",
+    "SessionNotOpened",
     "SignalChannel",
     "TaskStatus",
     "TooSlowError",
@@ -154,6 +163,7 @@ __all__ = [
     "info",
     "is_replaying",
     "logger",
+    "metrics",
     "move_on_after",
     "move_on_at",
     "mutable_side_effect",
@@ -163,6 +173,7 @@ __all__ = [
     "on_update",
     "open_memory_channel",
     "open_nursery",
+    "open_session",
     "patched",
     "query",
     "random",

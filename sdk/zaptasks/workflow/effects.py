@@ -12,6 +12,7 @@ from uuid import UUID
 
 import msgspec
 
+from zaptasks.metrics import Metrics, Source
 from zaptasks.options import Seconds, workflow_timeouts
 from zaptasks.payloads import encode_arguments, encode_memo, encode_payload
 
@@ -254,5 +255,16 @@ def _run_or_none() -> Run | None:
     task = task_or_none()
     return None if task is None else cast(Run, task.scheduler.host)
 
+
+def _metrics_of_run() -> Source | None:
+    run = current_run()
+    if run.is_replaying or run.is_closed:
+        return None
+    of = run.info
+    return run.metrics, {"namespace": of.namespace, "task_queue": of.task_queue, "workflow_type": of.type}
+
+
+metrics = Metrics(_metrics_of_run)
+"""What the workflow counts and measures: for the worker's metrics handler, silent in a replay."""
 
 logger = _WorkflowLogger(logging.getLogger("zaptasks.workflow"), {})

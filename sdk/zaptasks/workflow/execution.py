@@ -34,6 +34,7 @@ import msgspec
 from zaptasks.arguments import ArgumentsError
 from zaptasks.errors import PayloadError
 from zaptasks.failures import canceled_failure, failure_of
+from zaptasks.metrics import NO_METRICS, MetricsHandler
 from zaptasks.options import SPAN_SECONDS_MAX
 from zaptasks.payloads import encode_payload
 from zapwire.failure import DECODE_ERROR, Failure, encode_failure
@@ -135,6 +136,7 @@ class Run:
             "update": dict(definition.updates),
         }
         self.cancel_reason: str | None = None
+        self.metrics: MetricsHandler = NO_METRICS
         self._scheduler = Scheduler(self)
         scope = self._root_scope = CancelScope()
         scope.status = CancelStatus(scope, None)
@@ -163,6 +165,7 @@ class Run:
         self._local_tasks: dict[str, Task] = {}
         self._local_early: dict[str, bytes] = {}
         self._signals = 0
+        self._watched_signals: dict[str, Callable[[bytes | None], None]] = {}
         self._updates = 0
         self._buffered: dict[str, list[bytes | None]] = {}
         self._channels: dict[str, tuple[MemorySendChannel[bytes | None], MemoryReceiveChannel[bytes | None]]] = {}
@@ -433,6 +436,10 @@ class Run:
 
     def _signal(self, name: str, payload: bytes | None) -> None:
         self._signals += 1
+        watching = self._watched_signals.get(name)
+        if watching is not None:
+            watching(payload)
+            return
         bound = self.handlers["signal"].get(name)
         if bound is not None:
             self.start_signal(bound, f"s{self._signals}", payload)
@@ -456,6 +463,17 @@ class Run:
         value = bound.call(self.instance, args)
         if bound.is_async:
             await value
+
+    def watch_signal(self, name: str, told: Callable[[bytes | None], None]) -> None:
+        """Call `told` with the value of each signal of this name, before any code runs, those that came before
+        included. For signals of our own workers."""
+        self._watched_signals[name] = told
+        for payload in self._buffered.pop(name, ()):
+            told(payload)
+
+    def unwatch_signal(self, name: str) -> None:
+        """What still comes of this name is nobody's business."""
+        self._watched_signals[name] = lambda payload: None
 
     def add_handler(self, kind: str, bound: Bound) -> None:
         """A handler that the running code brings: it gets what came before as well."""
