@@ -157,6 +157,18 @@ def test_a_cancel_while_no_place_is_free_takes_the_session_out_of_line(forgetful
     assert not world.d.engine._state.activities
 
 
+def test_a_signal_that_no_worker_sent_does_no_harm(caplog: pytest.LogCaptureFixture) -> None:
+    world = world_of(forgetful=False)
+    started = world.start()
+    world.signal(started, SIGNAL, 17)
+    world.signal(started, SIGNAL)
+    assert [task.activity_type for task in world.held] == [SESSION]
+    world.signal(started, SIGNAL, QUEUE)
+    assert [task.activity_type for task in world.held] == [SESSION, "download"]
+    assert not world.reasons
+    assert caplog.text.count(f"a signal '{SIGNAL}' that no worker sent was dropped") == 2
+
+
 def test_a_session_has_a_queue_of_its_own() -> None:
     @workflow.defn(name="wrong")
     async def wrong() -> str:

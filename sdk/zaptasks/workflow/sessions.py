@@ -13,6 +13,7 @@ leaves, and with it the session.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Final, TypeVar, TypeVarTuple, Unpack, overload
@@ -31,6 +32,8 @@ from .execution import Run, current_run
 from .scheduler import checkpoint_if_cancelled, current_task
 from .scopes import CancelScope
 from .waits import wait_condition
+
+log = logging.getLogger("zaptasks.workflow")
 
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
@@ -184,7 +187,11 @@ class SessionManager:
 
     def _opened(self, payload: bytes | None) -> None:
         """A worker has the place. A second time it is another worker, unless that came back after its server did."""
-        queue = msgspec.json.decode(payload or b'""', type=str)
+        try:
+            queue = msgspec.json.decode(payload or b"null", type=str)
+        except msgspec.MsgspecError as error:  # somebody else's signal: it must not harm the run
+            log.error("a signal %r that no worker sent was dropped: %s", self._signal, error)
+            return
         if not self._session.task_queue:
             self._session.task_queue = queue
         elif queue != self._session.task_queue:
