@@ -7,8 +7,13 @@ import trio
 from tests.helpers.sdk_servers import open_fake_server
 from tests.helpers.workers import at_fake, served
 
-from zaptasks import TaskHandle, open_worker
+from zapserver.engine import rate
+from zaptasks import TaskHandle, open_worker, options
 from zapwire.opcodes import Op
+
+
+def test_the_worker_knows_the_servers_bounds() -> None:
+    assert (options.PER_SECOND_MIN, options.PER_SECOND_MAX) == (rate.PER_SECOND_MIN, rate.PER_SECOND_MAX)
 
 
 async def reason(handle: TaskHandle) -> str:

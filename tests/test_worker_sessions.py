@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
@@ -271,6 +272,28 @@ async def test_the_end_of_a_workflow_frees_its_place() -> None:
             other = await started(client)
             await other.signal("end")
             assert await other.result() == ["one", "one"]
+
+
+async def test_a_server_that_restarts_leaves_a_session_to_the_worker_that_comes_back(tmp_path: Path) -> None:
+    one = Machine("one")
+    async with open_real_server(data=str(tmp_path)) as server:
+        address = server.zap
+    async with open_client(address, wait=False, backoff=QUICK) as client, trio.open_nursery() as nursery:
+
+        async def serve(open_it: Callable[[], AbstractAsyncContextManager[Worker]]) -> None:
+            async with open_it():
+                await trio.sleep_forever()
+
+        nursery.start_soon(serve, lambda: open_worker(client, workflows=[Film]))
+        nursery.start_soon(serve, lambda: one.serving(client))
+        port = int(address.rpartition(":")[2])
+        async with open_real_server(port=port, data=str(tmp_path)):
+            handle = await started(client)
+            await one.is_here.wait()
+        async with open_real_server(port=port, data=str(tmp_path)):
+            await handle.signal("end")
+            assert await handle.result() == ["one", "one"], "the same session: nothing was lost"
+            nursery.cancel_scope.cancel()
 
 
 WORKER_PROGRAM = """

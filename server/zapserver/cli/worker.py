@@ -13,8 +13,12 @@ from zapserver.cli.connecting import zap_options
 from zapserver.cli.running import run
 from zapserver.logs import FORMATS, LEVELS, configure_logging
 from zaptasks import open_client, run_worker, sort_handlers
+from zaptasks.options import PER_SECOND_MAX, PER_SECOND_MIN
+from zaptasks.sessions import PLACES_MAX
 from zaptasks.sorting import Sorted
 from zaptasks.worker import MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
+
+RATE = click.FloatRange(PER_SECOND_MIN, PER_SECOND_MAX)
 
 
 @click.command(short_help="Run a worker for the handlers of a module.")
@@ -24,6 +28,19 @@ from zaptasks.worker import MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
 @click.option("--slots", type=click.IntRange(1), default=SLOTS, show_default=True, help="Handlers that run at once.")
 @click.option(
     "--threads", type=click.IntRange(1), default=MAX_THREADS, show_default=True, help="Of those, `def` handlers."
+)
+@click.option(
+    "--tasks-per-second", type=RATE, default=None, help="Activities and tasks a second that it gets; no bound if not."
+)
+@click.option(
+    "--queue-tasks-per-second", type=RATE, default=None, help="The same for all workers of the task queue together."
+)
+@click.option(
+    "--sessions",
+    type=click.IntRange(0, PLACES_MAX),
+    default=0,
+    show_default=True,
+    help="Sessions of workflows at once.",
 )
 @click.option("--identity", default="", help="Who it is to people who look at the server.")
 @click.option(
@@ -43,6 +60,9 @@ def worker(
     task_queue: str,
     slots: int,
     threads: int,
+    tasks_per_second: float | None,
+    queue_tasks_per_second: float | None,
+    sessions: int,
     identity: str,
     shutdown_timeout: float,
     log_format: str,
@@ -66,6 +86,9 @@ def worker(
                 workflows=handlers.workflows,
                 slots=slots,
                 max_threads=threads,
+                tasks_per_second=tasks_per_second,
+                queue_tasks_per_second=queue_tasks_per_second,
+                sessions=sessions,
                 shutdown_timeout=shutdown_timeout,
             )
 
