@@ -15,7 +15,7 @@ PER_SECOND_MAX = 1_000_000.0
 
 BURSTS_PER_SECOND = 10
 """A rate of deliveries has a tenth of a second's worth at once, and never less than one: as even as Go's workers, who
-have one, up to 10 a second, and no wake-up for each of a thousand."""
+have one, up to 10 a second; above that one would fall behind the rate whenever the server looks a little late."""
 
 
 @dataclass(slots=True)
