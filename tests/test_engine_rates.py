@@ -148,7 +148,10 @@ def test_explain_names_the_rate_and_when_the_next_one_may_go() -> None:
     d.submit()
     waits = d.submit()
     moment = "2026-01-01T00:00:02.000+00:00"
-    assert reason(d, waits) == f"rate limit of worker 'worker 1', 0.5 a second: the next one may go out at {moment}"
+    assert (
+        reason(d, waits)
+        == f"the rate limit of worker 'worker 1' holds it back: 0.5 a second, and the next one may go out at {moment}"
+    )
 
 
 # --- a queue ------------------------------------------------------------------------------------------
@@ -164,7 +167,9 @@ def test_a_queue_has_one_rate_for_all_its_workers() -> None:
     assert sent_ms(d) == [0, 500, 1_000, 1_500, 2_000, 2_500]
     assert {task.peer for task in d.tasks()} == {1, 2}, "they take turns"
     waits = d.submit()
-    assert reason(d, waits).startswith("rate limit of task queue 'default', 2 a second: the next one may go out at ")
+    assert reason(d, waits).startswith(
+        "the rate limit of task queue 'default' holds it back: 2 a second, and the next one may go out at "
+    )
 
 
 def test_a_type_that_nobody_serves_does_not_hold_up_a_limited_queue() -> None:

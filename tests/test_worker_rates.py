@@ -50,7 +50,9 @@ async def test_a_limited_worker_is_explained_and_another_one_gets_the_work_at_on
     async with served(tasks=[work], tasks_per_second=0.01, identity="slow") as (client, _):
         assert await (await client.now("work")).result() == "done"
         waits = await client.now("work")
-        assert (await reason(waits)).startswith("rate limit of worker 'slow', 0.01 a second: the next one may go out")
+        assert (await reason(waits)).startswith(
+            "the rate limit of worker 'slow' holds it back: 0.01 a second, and the next one may go out"
+        )
         with trio.fail_after(5):
             async with open_worker(client, tasks=[work]):
                 assert await waits.result() == "done"
@@ -61,7 +63,9 @@ async def test_a_rate_of_a_queue_holds_for_all_workers_and_goes_with_the_one_tha
         async with open_worker(client, tasks={"nothing": work}, queue_tasks_per_second=0.01):
             assert await (await client.now("work")).result() == "done"
             waits = await client.now("work")
-            assert (await reason(waits)).startswith("rate limit of task queue 'default', 0.01 a second: the next one")
+            assert (await reason(waits)).startswith(
+                "the rate limit of task queue 'default' holds it back: 0.01 a second, and the next one"
+            )
         with trio.fail_after(5):
             assert await waits.result() == "done"
 

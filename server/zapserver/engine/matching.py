@@ -146,7 +146,8 @@ def _spend(s: State, subscription: Subscription, now_ms: int) -> None:
     for rate in (subscription.rate, s.queues[subscription.queue].rate):
         if rate is not None:
             rate.take(now_ms)
-            _rate_changed(s, rate)
+            if rate.is_spent:
+                _rate_changed(s, rate)
 
 
 def _rate_changed(s: State, rate: DeliveryRate) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from typing import TypeAlias, TypeVar
 
@@ -154,15 +154,20 @@ class TaskQueue:
 
     def next_pair(self) -> tuple[QueuedTask, Subscription] | None:
         """Take the first waiting task that an idle subscription serves, and its slot. For a rate that was spent: only
-        then do both wait."""
+        then do both wait. What nobody serves at the head of the line costs a look at each type that waits."""
         if not self._idle or self.is_spent:
             return None
-        for task in sorted((line.first() for line in self._lines.values()), key=lambda task: task.order):
+        for task in self._heads():
             subscription = self._take_turn(task)
             if subscription is not None:
                 self.withdraw(task)
                 return task, subscription
         return None
+
+    def _heads(self) -> Iterator[QueuedTask]:
+        """The first task in line, and then the first of each type, in order."""
+        yield from (line.first() for line in list(self._whole.values()))
+        yield from sorted((line.first() for line in self._lines.values()), key=lambda task: task.order)
 
     def _preferred(self, task: QueuedTask) -> Subscription | None:
         name = task.preferred_subscription
@@ -250,11 +255,11 @@ class TaskQueue:
         if willing and all(subscription.is_full for subscription in willing):
             return f"the {len(willing)} worker(s) on task queue {name!r} that serve it have yet to read earlier tasks"
         if willing and self.rate is not None and self.rate.is_spent:
-            return f"rate limit of task queue {name!r}, {_until(self.rate)}"
+            return f"the rate limit of task queue {name!r} holds it back: {_until(self.rate)}"
         for subscription in willing:
             rate = subscription.rate
             if rate is not None and rate.is_spent and subscription.held < subscription.slots:
-                return f"rate limit of worker {subscription.identity!r}, {_until(rate)}"
+                return f"the rate limit of worker {subscription.identity!r} holds it back: {_until(rate)}"
         if willing:
             slots = sum(subscription.slots for subscription in willing)
             return f"all {slots} slot(s) of the {len(willing)} worker(s) on task queue {name!r} that serve it are taken"
@@ -265,7 +270,7 @@ class TaskQueue:
 
 def _until(rate: DeliveryRate) -> str:
     moment = datetime.fromtimestamp((rate.next_ms or 0) / 1000, UTC).isoformat(timespec="milliseconds")
-    return f"{rate.per_second:g} a second: the next one may go out at {moment}"
+    return f"{rate.per_second:g} a second, and the next one may go out at {moment}"
 
 
 _NOBODY: OrderedDict[str, Subscription] = OrderedDict()
