@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -16,7 +17,9 @@ from tests.helpers.workers import QUICK, at_fake
 
 from zaptasks import (
     AsyncClient,
+    Call,
     CallFailed,
+    Proceed,
     TaskCanceled,
     TaskFailed,
     Worker,
@@ -134,6 +137,24 @@ async def test_all_activities_of_a_session_run_on_its_worker() -> None:
             await handle.signal("end")
         results = [await handle.result() for handle in handles]
         assert sorted(results) == [["one", "one"]] * 4 + [["two", "two"]] * 4
+
+
+async def test_interceptors_see_the_activities_and_not_the_place() -> None:
+    seen: list[str] = []
+
+    async def noted(call: Call, proceed: Proceed) -> Any:
+        seen.append(call.name)
+        return await proceed(*call.args)
+
+    one = Machine("one")
+    async with (
+        at_server() as client,
+        open_worker(client, "gpu", activities={"where": one.where}, sessions=1, interceptors=[noted]),
+    ):
+        handle = await started(client)
+        await handle.signal("end")
+        assert await handle.result() == ["one", "one"]
+    assert seen == ["where", "where"]
 
 
 async def test_two_sessions_share_a_worker_and_a_third_waits_for_a_place() -> None:

@@ -35,6 +35,8 @@ from .errors import (
 from .fallback import Placement, Submission
 from .handlers import activity, task
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
+from .headers import Headers
+from .interceptors import Call, Interceptor, Proceed
 from .local import EngineStopped, LocalEngine, NoHandler, QueueFull
 from .metrics import Metrics, MetricsHandler
 from .options import Durability, RetryPolicy, Seconds
@@ -63,6 +65,7 @@ __all__ = [
     "Acknowledged",
     "ActivityFailed",
     "AsyncClient",
+    "Call",
     "CallFailed",
     "CancelRequested",
     "Client",
@@ -81,8 +84,10 @@ __all__ = [
     "ExecutionHandle",
     "ExecutionInfo",
     "Failure",
+    "Headers",
     "Health",
     "HistoryEvent",
+    "Interceptor",
     "Interval",
     "LocalEngine",
     "LocalProtocolError",
@@ -94,6 +99,7 @@ __all__ = [
     "OutcomeUnknown",
     "PayloadError",
     "Placement",
+    "Proceed",
     "QueueFull",
     "RemoteError",
     "RetryPolicy",

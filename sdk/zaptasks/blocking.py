@@ -29,6 +29,7 @@ from .converters import PLAIN, DataConverter
 from .errors import ClientClosed
 from .fallback import FallbackClient, Placement, Submission, local_submission, open_fallback_client
 from .handlers import Function, Handler, Kind, check_name
+from .headers import Headers, HeaderSource
 from .local import DefaultHandler, LocalEngine
 from .options import Durability, RetryPolicy, Seconds, asked, to_seconds
 from .spec import parse_spec
@@ -58,6 +59,7 @@ class _Settings:
     identity: str
     ssl_context: ssl.SSLContext | None
     shutdown_timeout: float
+    headers: HeaderSource | None
     converter: DataConverter
 
 
@@ -68,7 +70,8 @@ class Client:
     last step raises `NotSent` instead. What decides, and what happens when an answer is lost, stands in `fallback`.
     If neither is given they are taken from `TASKS_ZAP` and `TASKS_URL`; where those are empty too, or "" was given,
     everything runs here. `handler(type, payload)` runs the tasks that stay here.
-    `converter` encodes and decodes payloads: compression, encryption.
+    `headers` is called at each `now`, in the thread that calls it, for the headers of the moment, such as the trace id
+    of a request. `converter` encodes and decodes payloads: compression, encryption.
 
     The client connects in the background when it is first used, and goes on trying for as long as it lives. Every
     method may be called from any thread. A client that was used does not survive a fork: make one in each process.
@@ -88,6 +91,7 @@ class Client:
         identity: str = "",
         ssl_context: ssl.SSLContext | None = None,
         shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
+        headers: HeaderSource | None = None,
         converter: DataConverter = PLAIN,
     ) -> None:
         if fallback not in ("local", "none"):
@@ -106,6 +110,7 @@ class Client:
             identity=identity,
             ssl_context=ssl_context,
             shutdown_timeout=to_seconds(shutdown_timeout, "shutdown_timeout"),
+            headers=headers,
             converter=converter,
         )
         self._has_server = bool(zap or url)
@@ -129,6 +134,7 @@ class Client:
         start_to_close: Seconds | None = None,
         schedule_to_close: Seconds | None = None,
         heartbeat_timeout: Seconds | None = None,
+        headers: Headers | None = None,
         durability: Durability | None = None,
     ) -> Submission:
         """Run a task of this type as soon as a worker is free; returns once it is accepted, and says where.
@@ -138,6 +144,8 @@ class Client:
 
         `durability` is what a server's answer waits for: "memory", "written" or "synced"; None is the server's own, the
         strongest that it has. The submission's `durability` says what was reached; in this process that is "memory".
+
+        `headers` are texts that every attempt has as `current_task().headers`, at most 4 KiB, here and on a server.
 
         Raises `OutcomeUnknown` when a server may have accepted it and stays silent for the whole timeout: it may run,
         and asking again with the same request id is harmless. `CallFailed` is a server's no, `PayloadError` a payload
@@ -153,12 +161,14 @@ class Client:
             start_to_close=start_to_close,
             schedule_to_close=schedule_to_close,
             heartbeat_timeout=heartbeat_timeout,
+            headers=headers,
+            header_source=self._settings.headers,
             durability=durability,
             converter=self._settings.converter,
         )
         if self._has_server:
             return self._running().call(FallbackClient.now, request, payload)
-        self._local_only().now(type, payload, request_id=request.request_id)
+        self._local_only().now(type, payload, request_id=request.request_id, headers=request.headers)
         return local_submission(request.request_id)
 
     def add(self, name: str, spec: str, fn: Function, *, durability: Durability | None = None) -> Placement:

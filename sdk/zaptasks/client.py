@@ -33,6 +33,7 @@ from .converters import PLAIN, DataConverter
 from .errors import ClientClosed, ServerBusy, UpdateRejected, refusal
 from .groups import unwrapped
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
+from .headers import Headers, HeaderSource, headers_of_start
 from .options import Durability, RetryPolicy, Seconds, asked, present, to_ms, to_seconds, workflow_timeouts
 from .pages import Pages
 from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_optional
@@ -93,12 +94,14 @@ class AsyncClient:
         *,
         namespace: str,
         timeout: float,
+        headers: HeaderSource | None = None,
         converter: DataConverter = PLAIN,
     ) -> None:
         self.namespace: Final = namespace
         self.converter: Final = converter
         self.timeout: Final = timeout
         self.connector: Final = connector
+        self._header_source: Final = headers
         self._link = link
         self._is_closed = False
         self._connections = connections
@@ -148,6 +151,7 @@ class AsyncClient:
         schedule_to_close: Seconds | None = None,
         heartbeat_timeout: Seconds | None = None,
         memo: Mapping[str, object] | None = None,
+        headers: Headers | None = None,
         durability: Durability | None = None,
     ) -> TaskHandle:
         """Start a one-shot task: stored, run by a worker that serves `type`, retried, and its result kept.
@@ -158,6 +162,9 @@ class AsyncClient:
         `start_to_close` bounds one attempt, `schedule_to_start` the wait for a worker, `schedule_to_close` all of it,
         and `heartbeat_timeout` the silence of a handler. Without any of them the server's defaults hold: ten minutes
         an attempt, ten attempts. Raises `PayloadError` for a payload that JSON cannot carry.
+
+        `headers` are texts for everything that belongs to the task, at most 4 KiB: every attempt has them as
+        `current_task().headers`. They are added to those that `open_client(headers=...)` gives, and win over them.
 
         `durability` is what the answer waits for; None is the server's own level, the strongest that it has. The
         handle's `durability` says what was reached, which is less on a server that keeps less. So in every call here.
@@ -175,6 +182,8 @@ class AsyncClient:
             schedule_to_close=schedule_to_close,
             heartbeat_timeout=heartbeat_timeout,
             memo=memo,
+            headers=headers,
+            header_source=self._header_source,
             durability=durability,
             converter=self.converter,
         )
@@ -246,12 +255,16 @@ class AsyncClient:
         cron: str = "",
         memo: Mapping[str, object] | None = None,
         search_attributes: Mapping[str, object] | None = None,
+        headers: Headers | None = None,
         durability: Durability | None = None,
     ) -> WorkflowHandle:
         """Start a workflow. An id that is open already is a `CallFailed` with status 409.
 
         `execution_timeout` spans all runs of it (retries, cron), `run_timeout` one run. With `cron` it runs again and
         again, after each end.
+
+        `headers` are texts for everything that belongs to the workflow, as in `start_task`: its activities, children
+        and later runs have them too, as `current_task().headers` and `workflow.info().headers`.
         """
         request = self._start_request(
             type,
@@ -265,6 +278,7 @@ class AsyncClient:
             cron=cron,
             memo=memo,
             search_attributes=search_attributes,
+            headers=headers,
             durability=durability,
         )
         started = await self.call(Op.START_WORKFLOW, request, Started)
@@ -284,9 +298,13 @@ class AsyncClient:
         run_timeout: Seconds | None = None,
         memo: Mapping[str, object] | None = None,
         search_attributes: Mapping[str, object] | None = None,
+        headers: Headers | None = None,
         durability: Durability | None = None,
     ) -> WorkflowHandle:
-        """Signal the workflow `id`, and start it first if it is not open. One step on the server."""
+        """Signal the workflow `id`, and start it first if it is not open. One step on the server.
+
+        One that is open keeps the headers with which it was started.
+        """
         request = self._start_request(
             type,
             args,
@@ -298,6 +316,7 @@ class AsyncClient:
             run_timeout=run_timeout,
             memo=memo,
             search_attributes=search_attributes,
+            headers=headers,
             durability=durability,
         )
         request["signal_name"] = signal
@@ -320,6 +339,7 @@ class AsyncClient:
         run_timeout: Seconds | None,
         memo: Mapping[str, object] | None,
         search_attributes: Mapping[str, object] | None,
+        headers: Headers | None,
         durability: Durability | None,
         cron: str = "",
     ) -> dict[str, object]:
@@ -334,6 +354,7 @@ class AsyncClient:
             cron_schedule=cron,
             memo=self.converter.encode_optional(memo, f"the memo of {type!r}", SMALL_PAYLOAD_BYTES_MAX),
             search_attributes=encode_optional(search_attributes, f"the search attributes of {type!r}"),
+            headers=headers_of_start(self._header_source, headers),
             identity=self.identity,
             **asked(durability),
         )
@@ -584,6 +605,7 @@ async def open_client(
     timeout: Seconds = 10.0,
     wait: bool = True,
     backoff: Backoff | None = None,
+    headers: HeaderSource | None = None,
     converter: DataConverter = PLAIN,
 ) -> AsyncIterator[AsyncClient]:
     """Connect to the server at `zap` ("host:port"; by default `TASKS_ZAP`, else this machine's port 9999).
@@ -591,7 +613,9 @@ async def open_client(
     The block is entered when the server has answered, and `NotSent` or `OutcomeUnknown` raised if it does not within
     `timeout`. With `wait=False` it is entered at once, and the first calls wait instead. After that the connection is
     kept by itself. `timeout` bounds every call; `identity` is who this client is to people, by default host@pid.
-    `converter` encodes and decodes payloads, here and in the workers of this client: compression, encryption.
+    `headers` is called at each start of a task or workflow, in the task that makes it, for the headers of the moment,
+    such as the trace id of a request. `converter` encodes and decodes payloads, here and in the workers of this client:
+    compression, encryption.
     """
     address = zap or os.environ.get("TASKS_ZAP", "") or f"127.0.0.1:{ZAP_PORT}"
     host, port = parse_address(address)
@@ -606,7 +630,13 @@ async def open_client(
         connections = ConnectionCount()
         async with connector.open(on_connected=connections.add) as link:
             client = AsyncClient(
-                link, connector, connections, namespace=namespace, timeout=seconds, converter=converter
+                link,
+                connector,
+                connections,
+                namespace=namespace,
+                timeout=seconds,
+                headers=headers,
+                converter=converter,
             )
             if wait:
                 with suppress(CallFailed):  # whatever it says, it is there

@@ -144,7 +144,7 @@ class FallbackClient:
         if self._local is None:
             raise away or NotSent("there is no server to send tasks to: give a ZAP address or a URL")
         self._note(Placement.LOCAL, away)
-        self._local.now(request.type, payload, request_id=request.request_id)
+        self._local.now(request.type, payload, request_id=request.request_id, headers=request.headers)
         return local_submission(request.request_id)
 
     async def _submit_over_zap(self, request: TaskRequest) -> Submission | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -43,7 +43,8 @@ from .deliveries import (
 )
 from .errors import BUSY
 from .groups import unwrapped
-from .handlers import Function, Handler, Handlers, Kind, check_name, table
+from .handlers import NAME_CHARACTERS_MAX, Function, Handler, Handlers, Kind, check_name, table
+from .interceptors import Interceptor, checked_interceptors
 from .line import TOO_MANY, Line
 from .metrics import NO_METRICS, MetricsHandler
 from .options import Seconds, to_rate, to_seconds
@@ -132,6 +133,8 @@ class Worker(RefusingHandler):
         slots: int,
         max_threads: int,
         identity: str,
+        build_id: str,
+        interceptors: Iterable[Interceptor],
         tasks_per_second: float | None,
         queue_tasks_per_second: float | None,
         sessions: int,
@@ -142,6 +145,8 @@ class Worker(RefusingHandler):
             raise ValueError(f"slots={slots}, max_threads={max_threads}: both must be at least 1")
         self.task_queue: Final = check_name(task_queue, Kind.TASK)
         self.identity: Final = identity or client.identity
+        self.build_id: Final = _checked_build_id(build_id)
+        self._interceptors = checked_interceptors(interceptors)
         self._client = client
         self._shutdown_seconds = to_seconds(shutdown_timeout, "shutdown_timeout")
         self._slots = slots
@@ -265,6 +270,8 @@ class Worker(RefusingHandler):
             "sdk_name": SDK_NAME,
             "sdk_version": VERSION,
         }
+        if self.build_id:
+            request["build_id"] = self.build_id
         if subscription.replays:
             request["replays"] = True
         if subscription.per_second:
@@ -372,6 +379,7 @@ class Worker(RefusingHandler):
             task_queue=self.task_queue,
             nursery=self._nursery,
             limiter=self._limiter,
+            interceptors=() if name == SESSION else self._interceptors,
             converter=self._client.converter,
             metrics=self._metrics,
         )
@@ -489,6 +497,8 @@ async def open_worker(
     slots: int = SLOTS,
     max_threads: int = MAX_THREADS,
     identity: str = "",
+    build_id: str = "",
+    interceptors: Iterable[Interceptor] = (),
     tasks_per_second: float | None = None,
     queue_tasks_per_second: float | None = None,
     sessions: int = 0,
@@ -508,6 +518,9 @@ async def open_worker(
     `workflows` are classes and functions under `@workflow.defn`, which survive their worker, since another one
     replays them; or plain `async def` functions, which start over from the top.
 
+    `interceptors` are called around every attempt at a task or activity, the first one outermost: see `Interceptor`.
+    `build_id` names the code that runs here, such as "2026-11-26.1", for people who read histories and `explain`; no
+    task is routed by it.
     `tasks_per_second` is how many activities and tasks a second the server delivers to this worker,
     `queue_tasks_per_second` how many to all workers of the task queue together; of several workers that say so the
     smallest counts. A tenth of a second's worth, at least one, may come at once. Meanwhile they wait in line, or go to
@@ -531,6 +544,8 @@ async def open_worker(
                 slots=slots,
                 max_threads=max_threads,
                 identity=identity,
+                build_id=build_id,
+                interceptors=interceptors,
                 tasks_per_second=tasks_per_second,
                 queue_tasks_per_second=queue_tasks_per_second,
                 sessions=sessions,
@@ -550,6 +565,12 @@ async def open_worker(
                     worker._leaving.set()
 
 
+def _checked_build_id(build_id: str) -> str:
+    if len(build_id) > NAME_CHARACTERS_MAX or not build_id.isprintable():
+        raise ValueError(f"build_id is {build_id!r}: it must be at most {NAME_CHARACTERS_MAX} printable characters")
+    return build_id
+
+
 async def run_worker(
     client: AsyncClient,
     task_queue: str = "default",
@@ -560,6 +581,8 @@ async def run_worker(
     slots: int = SLOTS,
     max_threads: int = MAX_THREADS,
     identity: str = "",
+    build_id: str = "",
+    interceptors: Iterable[Interceptor] = (),
     tasks_per_second: float | None = None,
     queue_tasks_per_second: float | None = None,
     sessions: int = 0,
@@ -580,6 +603,8 @@ async def run_worker(
             slots=slots,
             max_threads=max_threads,
             identity=identity,
+            build_id=build_id,
+            interceptors=interceptors,
             tasks_per_second=tasks_per_second,
             queue_tasks_per_second=queue_tasks_per_second,
             sessions=sessions,

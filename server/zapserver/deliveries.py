@@ -36,6 +36,8 @@ def delivery_body(effect: Delivery, namespace: str) -> tuple[int, bytes]:
                 "workflow_type_name": effect.workflow_type,
                 "attempt": effect.attempt,
             }
+            if effect.headers:
+                body["headers"] = effect.headers
             if effect.replays:
                 body.update(_replayed_task(effect))
             elif effect.input is not None:
@@ -109,6 +111,8 @@ def _activity_task(effect: DeliverActivityTask, namespace: str) -> dict[str, Any
         body["kind"] = "task"
     if effect.heartbeat_details is not None:
         body["heartbeat_details"] = effect.heartbeat_details
+    if effect.headers:
+        body["headers"] = effect.headers
     return body
 
 

@@ -63,8 +63,10 @@ SPECS = st.builds(
 FAILURES = st.sampled_from(
     [failure(), failure(code="Fatal"), failure(code="CanceledError"), failure(non_retryable=True), b"garbage", b"\xff"]
 )
+HEADERS = st.sampled_from([None, None, {}, {"trace": "1"}, {"trace": "2"}, {"\n": "refused"}])
 TASKS = st.builds(
     c.StartTask,
+    headers=HEADERS,
     type=TYPES,
     task_queue=QUEUES,
     workflow_id=IDS,
@@ -75,6 +77,7 @@ TASKS = st.builds(
 )
 WORKFLOWS = st.builds(
     c.StartWorkflow,
+    headers=HEADERS,
     type=TYPES,
     task_queue=QUEUES,
     workflow_id=IDS,
@@ -339,6 +342,7 @@ class EngineMachine(Machine):
                 task_queue=queue,
                 slots=slots,
                 types=types,
+                build_id=("", "b1")[peer % 2],
                 replays=replays,
                 per_second=rates[0] if kind is QueueKind.ACTIVITY else 0.0,
                 queue_per_second=rates[1] if kind is QueueKind.ACTIVITY else 0.0,

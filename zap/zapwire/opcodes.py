@@ -166,11 +166,11 @@ _PAGE: Final = "page_size? next_page_token?"
 _START: Final = "namespace? workflow_type task_queue? workflow_id? run_id? input? "
 _START_MORE: Final = (
     "request_id? retry_policy? timeouts? memo? search_attributes? cron_schedule? identity? id_reuse_policy?"
-    " id_conflict_policy?"
+    " id_conflict_policy? headers?"
 )
 _SCHEDULE: Final = "id spec action paused schedule info"
-_SUBSCRIBE: Final = "namespace? task_queue identity? sdk_name? sdk_version? slots? types?"
-_IDS_NOTE: Final = "id_reuse_policy and id_conflict_policy are ours"
+_SUBSCRIBE: Final = "namespace? task_queue identity? sdk_name? sdk_version? build_id? slots? types?"
+_START_NOTE: Final = "id_reuse_policy, id_conflict_policy and headers (an object of texts) are ours"
 
 OPCODES: Final = (
     Opcode(
@@ -195,7 +195,7 @@ OPCODES: Final = (
         True,
         "the Add client's; options are ours",
     ),
-    _call(Op.START_WORKFLOW, _START + _START_MORE, "workflow_id run_id", _IDS_NOTE),
+    _call(Op.START_WORKFLOW, _START + _START_MORE, "workflow_id run_id", _START_NOTE),
     _call(
         Op.SIGNAL_WORKFLOW,
         _RUN + " signal_name input? identity? request_id?",
@@ -214,7 +214,7 @@ OPCODES: Final = (
     ),
     _call(Op.QUERY_WORKFLOW, _RUN + " query_type args? query_args?", "query_result result"),
     _call(Op.RESET_WORKFLOW, _RUN + " event_id? reason? identity?", _INFO),
-    _call(Op.SIGNAL_WITH_START, _START + _SIGNAL + _START_MORE, "workflow_id run_id", _IDS_NOTE),
+    _call(Op.SIGNAL_WITH_START, _START + _SIGNAL + _START_MORE, "workflow_id run_id", _START_NOTE),
     _call(
         Op.SCHEDULE_ACTIVITY,
         _RUN + " task_queue? activity_type input? start_to_close_ms? heartbeat_ms? schedule_to_start_ms?"
@@ -281,13 +281,13 @@ OPCODES: Final = (
         Op.SUBSCRIBE_WORKFLOW_TASKS,
         _SUBSCRIBE + " replays?",
         "subscription_id",
-        "slots, types and replays are ours",
+        "build_id, slots, types and replays are ours",
     ),
     _call(
         Op.SUBSCRIBE_ACTIVITY_TASKS,
         _SUBSCRIBE + " per_second? queue_per_second?",
         "subscription_id",
-        "slots, types and what follows are ours",
+        "build_id, slots, types and what follows are ours",
     ),
     _respond(
         Op.RESPOND_WORKFLOW_TASK_COMPLETED,
@@ -303,13 +303,14 @@ OPCODES: Final = (
     _push(
         Op.DELIVER_WORKFLOW_TASK,
         "task_token workflow_id run_id workflow_type_name input? attempt? history? previous_event_id? last_event_id?"
-        " next_event_id? updates?",
-        "attempt and what follows it are ours; a worker that replays gets the history, and no input beside it",
+        " next_event_id? updates? headers?",
+        "attempt and what follows it are ours; a worker that replays gets the history, without input and headers",
     ),
     _push(
         Op.DELIVER_ACTIVITY_TASK,
         "task_token workflow_id run_id activity_id activity_type_name input? scheduled_time_ms"
-        " start_to_close_timeout_ms? heartbeat_timeout_ms? attempt? maximum_attempts? kind? heartbeat_details?",
+        " start_to_close_timeout_ms? heartbeat_timeout_ms? attempt? maximum_attempts? kind? heartbeat_details?"
+        " headers?",
         "attempt and what follows it are ours",
     ),
     _push(Op.DELIVER_ACTIVITY_RESULT, "activity_id result? failure?"),

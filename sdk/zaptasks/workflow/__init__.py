@@ -40,6 +40,7 @@ from .children import (
 from .definition import Definition, definition_of, defn, query, run, signal, update
 from .effects import (
     SignalChannel,
+    all_handlers_finished,
     continue_as_new,
     deprecate_patch,
     info,
@@ -144,6 +145,7 @@ __all__ = [
     "WorkflowTaskError",
     "WorkflowTaskHandler",
     "WouldBlock",
+    "all_handlers_finished",
     "answer_body",
     "checkpoint",
     "checkpoint_if_cancelled",

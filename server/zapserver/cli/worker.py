@@ -43,6 +43,7 @@ RATE = click.FloatRange(PER_SECOND_MIN, PER_SECOND_MAX)
     help="Sessions of workflows at once.",
 )
 @click.option("--identity", default="", help="Who it is to people who look at the server.")
+@click.option("--build-id", default="", help="Which build of the code this is, for histories and `explain`.")
 @click.option(
     "--shutdown-timeout",
     type=click.FloatRange(0),
@@ -64,6 +65,7 @@ def worker(
     queue_tasks_per_second: float | None,
     sessions: int,
     identity: str,
+    build_id: str,
     shutdown_timeout: float,
     log_format: str,
     log_level: str,
@@ -86,6 +88,7 @@ def worker(
                 workflows=handlers.workflows,
                 slots=slots,
                 max_threads=threads,
+                build_id=build_id,
                 tasks_per_second=tasks_per_second,
                 queue_tasks_per_second=queue_tasks_per_second,
                 sessions=sessions,

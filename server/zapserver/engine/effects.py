@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from zapserver.engine.commands import Payload, PeerKey, Status, UpdateStage, Waiter
+from zapserver.engine.commands import Headers, Payload, PeerKey, Status, UpdateStage, Waiter
 from zapserver.engine.errors import EngineError
 from zapserver.engine.records import Event
 
@@ -40,6 +40,8 @@ class DeliverWorkflowTask(_Effect, frozen=True):
     workflow_type: str
     input: Payload | None
     attempt: int
+    headers: Headers | None = None
+    """To a worker of the Go kind; a replaying one reads them in the history."""
     replays: bool = False
     history: tuple[Event, ...] = ()
     previous_event_id: int = 0
@@ -64,6 +66,7 @@ class DeliverActivityTask(_Effect, frozen=True):
     maximum_attempts: int
     is_task: bool
     heartbeat_details: Payload | None
+    headers: Headers | None
 
 
 class DeliverActivityResult(_Effect, frozen=True):

@@ -15,6 +15,7 @@ import msgspec
 from zapserver.engine.commands import (
     Action,
     ActivityTimeouts,
+    Headers,
     Overlap,
     ParentClosePolicy,
     Payload,
@@ -146,6 +147,16 @@ class Lease:
     replays: bool = False
     has_updates: bool = False
     """Of a workflow task: updates went out with it."""
+    build_id: str = ""
+
+    @property
+    def holder(self) -> dict[str, str]:
+        """Who holds it, as the attributes of an event say it."""
+        return {"identity": self.identity, "buildId": self.build_id} if self.build_id else {"identity": self.identity}
+
+    def __str__(self) -> str:
+        """Who holds it, for people."""
+        return f"the worker {self.identity!r}" + (f" of build {self.build_id!r}" if self.build_id else "")
 
 
 @dataclass(slots=True, eq=False)
@@ -353,6 +364,10 @@ class Execution:
     """Why it was canceled or terminated."""
     memo: Payload | None = None
     search_attributes: dict[str, Any] | None = None
+    headers: Headers | None = None
+    """What its starter gave along for everything that belongs to it; those of a run go on to the next one."""
+    build_id: str = ""
+    """The build of the worker that had its task last; empty where that one names none."""
     request_keys: tuple[RequestKey, ...] = ()
     """The request ids that are answered with this execution."""
     identity: str = ""
@@ -599,6 +614,7 @@ class Subscription:
     identity: str
     slots: int
     types: frozenset[str] | None
+    build_id: str = ""
     held: int = 0
     """Unfinished deliveries; never more than `slots` at the moment of a delivery."""
     is_idle: bool = False
