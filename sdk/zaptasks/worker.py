@@ -16,7 +16,6 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -49,6 +48,7 @@ from .line import TOO_MANY, Line
 from .metrics import NO_METRICS, MetricsHandler
 from .options import Seconds, to_rate, to_seconds
 from .sessions import SessionHost
+from .subscription import Subscribed, Subscription
 from .workflow import WorkflowTask
 from .workflow.sessions import SESSION
 from .workflow_runner import WorkflowRun, WorkflowRunner
@@ -79,44 +79,6 @@ _DELIVERIES: Final[dict[int, Any]] = {
     Op.DELIVER_ACTIVITY_CANCEL: msgspec.json.Decoder(ActivityCancel),
 }
 _workflow_tasks: Final = msgspec.json.Decoder(WorkflowTask)
-
-
-@dataclass(slots=True, eq=False)
-class _Subscription:
-    """What is asked of the server, on every connection anew."""
-
-    opcode: int
-    slots: int
-    types: list[str]
-    answered: trio.Event
-    task_queue: str
-    replays: bool = False
-    per_second: float = 0.0
-    queue_per_second: float = 0.0
-    id: str = ""
-    refusal: CallFailed | None = None
-
-    def serves_task(self, name: str) -> bool:
-        return self.opcode == Op.SUBSCRIBE_ACTIVITY_TASKS and name in self.types
-
-    @property
-    def needs_ours(self) -> str:
-        """What a server of the Go kind lacks for it; empty for nothing."""
-        if self.replays:
-            return "keeps no histories for workflows under @workflow.defn to replay"
-        if self.per_second or self.queue_per_second:
-            return "knows no rates: leave tasks_per_second and queue_tasks_per_second out"
-        return "has no sessions: leave sessions out" if self.types == [SESSION] else ""
-
-    async def wait(self) -> None:
-        """Wait until the server has taken it, or raise the refusal."""
-        await self.answered.wait()
-        if self.refusal is not None:
-            raise self.refusal
-
-
-class _Subscribed(msgspec.Struct, frozen=True):
-    subscription_id: str
 
 
 class Worker(RefusingHandler):
@@ -171,7 +133,7 @@ class Worker(RefusingHandler):
         for name in set(self._serving.types) & workflow_table.keys():
             raise ValueError(f"workflow {name!r} is registered twice: under @workflow.defn, and as a plain function")
         self._workflows = WorkflowRunner(workflow_table, task_queue=task_queue, converter=client.converter)
-        self._subscriptions: list[_Subscription] = []
+        self._subscriptions: list[Subscription] = []
         self._plan(workflow_table)
         self._attempts: dict[str, Attempt] = {}
         self._running = 0
@@ -190,27 +152,23 @@ class Worker(RefusingHandler):
         for task_queue in queues:
             for slots, types in ((self._slots, asynchronous), (self._threads, threaded)):
                 if types:
-                    self._subscriptions.append(self._to_activities(slots, types, task_queue))
+                    self._subscriptions.append(self._to_activities(task_queue, types, slots))
         if self._sessions.places:
             self._activities[SESSION] = Handler(SESSION, self._sessions.hold, Kind.ACTIVITY)
-            places = _Subscription(
-                Op.SUBSCRIBE_ACTIVITY_TASKS, self._sessions.places, [SESSION], trio.Event(), self.task_queue
-            )
-            self._subscriptions.append(places)
+            places = self._sessions.places
+            self._subscriptions.append(Subscription(Op.SUBSCRIBE_ACTIVITY_TASKS, self.task_queue, [SESSION], places))
         for types, replays in ((sorted(workflows), False), (self._serving.types, True)):
             if types:
-                subscription = _Subscription(
-                    Op.SUBSCRIBE_WORKFLOW_TASKS, self._slots, types, trio.Event(), self.task_queue, replays
+                self._subscriptions.append(
+                    Subscription(Op.SUBSCRIBE_WORKFLOW_TASKS, self.task_queue, types, self._slots, replays)
                 )
-                self._subscriptions.append(subscription)
 
-    def _to_activities(self, slots: int, types: list[str], task_queue: str) -> _Subscription:
-        return _Subscription(
+    def _to_activities(self, task_queue: str, types: list[str], slots: int) -> Subscription:
+        return Subscription(
             Op.SUBSCRIBE_ACTIVITY_TASKS,
-            slots,
-            types,
-            trio.Event(),
             task_queue,
+            types,
+            slots,
             per_second=self._per_second,
             queue_per_second=self._queue_per_second if task_queue == self.task_queue else 0.0,
         )
@@ -254,36 +212,28 @@ class Worker(RefusingHandler):
         self._tasks[check_name(name, Kind.TASK)] = Handler(name, function)
         subscription = next((known for known in self._subscriptions if known.serves_task(name)), None)
         if subscription is None:
-            subscription = self._to_activities(slots, [name], self.task_queue)
+            subscription = self._to_activities(self.task_queue, [name], slots)
             self._subscriptions.append(subscription)
             if self._line is not None:
                 self._nursery.start_soon(self._subscribe, subscription, self._line)
         await subscription.wait()
 
-    async def _subscribe(self, subscription: _Subscription, line: Line) -> None:
+    async def _subscribe(self, subscription: Subscription, line: Line) -> None:
         """Ask until the server grants it or the connection ends."""
         request: dict[str, object] = {
-            "task_queue": subscription.task_queue,
             "identity": self.identity,
-            "slots": subscription.slots,
-            "types": subscription.types,
             "sdk_name": SDK_NAME,
             "sdk_version": VERSION,
+            **subscription.request(),
         }
         if self.build_id:
             request["build_id"] = self.build_id
-        if subscription.replays:
-            request["replays"] = True
-        if subscription.per_second:
-            request["per_second"] = subscription.per_second
-        if subscription.queue_per_second:
-            request["queue_per_second"] = subscription.queue_per_second
         while line is self._line and not self._is_draining:
             try:
                 if subscription.needs_ours and not line.is_ours:
                     raise CallFailed(501, f"this server {subscription.needs_ours}")
                 answer = await line.call(subscription.opcode, request)
-                subscription.id = decode_json(answer, _Subscribed).subscription_id
+                subscription.id = decode_json(answer, Subscribed).subscription_id
                 subscription.refusal = None
                 subscription.answered.set()
                 return
@@ -450,7 +400,7 @@ class Worker(RefusingHandler):
             for subscription in self._subscriptions:
                 nursery.start_soon(self._unsubscribe, subscription)
 
-    async def _unsubscribe(self, subscription: _Subscription) -> None:
+    async def _unsubscribe(self, subscription: Subscription) -> None:
         line = self._line
         if line is None or not subscription.id:
             return
