@@ -107,7 +107,7 @@ def test_serve_ends_while_clients_and_workers_are_connected() -> None:
         async with open_client(server.zap) as client:
             await client.start_task("nobody.serves", id="t1")
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(client.wait_closed, "t1", "")
+                nursery.start_soon(client.get_handle("t1").result)
                 await client.health()  # the call before it has arrived by now
                 server.process.send_signal(signal.SIGTERM)
                 with trio.fail_after(10):

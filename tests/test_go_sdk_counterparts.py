@@ -68,11 +68,7 @@ LACKING = (
 """What it has no name for."""
 
 PENDING = {
-    "client.execute_workflow",
-    "client.update_with_start",
     "client.get_activity_handle",
-    "client.start_workflow(cron_schedule=)",
-    "handle.history(follow=)",
     "activity.complete_later",
     "activity.defn(name=)",
     "activity.info",

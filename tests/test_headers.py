@@ -23,6 +23,7 @@ from zaptasks import (
     ScheduleSpec,
     StartTask,
     StartWorkflow,
+    WithStart,
     WorkflowContext,
     aio,
     current_task,
@@ -100,7 +101,7 @@ async def test_a_workflow_its_activities_its_children_and_its_later_runs_have_th
 ) -> None:
     headers = {"trace": "00-4bf9-01"}
     async with served(workflows=[Parent, Child], activities=[seen]) as (client, _):
-        handle = await client.signal_with_start("Parent", id="p", signal="tell", headers=headers)
+        handle = await client.signal_with_start("tell", start=WithStart("Parent", id="p", headers=headers))
         assert await client.get_handle(handle.workflow_id).result() == [headers] * 3
     [record] = [record for record in caplog.records if "it runs" in record.getMessage()]
     assert record.__dict__["headers"] == headers

@@ -10,7 +10,14 @@ from zapwire.errors import CallFailed, ConnectionLost, LocalProtocolError, NotSe
 from zapwire.failure import Failure
 
 from . import aio
-from .blocking import Client, default, set_default
+from .blocking import (
+    BlockingExecutionHandle,
+    BlockingTaskHandle,
+    BlockingWorkflowHandle,
+    Client,
+    default,
+    set_default,
+)
 from .client import AsyncClient, open_client
 from .codecs import Codec, Compression, Encryption
 from .connector import VERSION
@@ -32,14 +39,13 @@ from .errors import (
     UpdateFailed,
     UpdateRejected,
 )
-from .fallback import Placement, Submission
 from .handlers import activity, task
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
 from .headers import Headers
 from .interceptors import Call, Interceptor, Proceed
 from .local import EngineStopped, LocalEngine, NoHandler, QueueFull
 from .metrics import Metrics, MetricsHandler
-from .options import Durability, RetryPolicy, Seconds
+from .options import Durability, IdConflictPolicy, IdReusePolicy, RetryPolicy, Seconds
 from .records import (
     Acknowledged,
     Every,
@@ -56,8 +62,10 @@ from .records import (
 )
 from .sorting import sort_handlers
 from .spec import Cron, Interval, parse_spec
+from .submission import Placement, Submission
 from .worker import Worker, open_worker, run_worker
 from .workflow_runner import WorkflowContext
+from .workflow_start import StartOptions, WithStart
 
 __version__ = VERSION
 
@@ -65,6 +73,9 @@ __all__ = [
     "Acknowledged",
     "ActivityFailed",
     "AsyncClient",
+    "BlockingExecutionHandle",
+    "BlockingTaskHandle",
+    "BlockingWorkflowHandle",
     "Call",
     "CallFailed",
     "CancelRequested",
@@ -87,6 +98,8 @@ __all__ = [
     "Headers",
     "Health",
     "HistoryEvent",
+    "IdConflictPolicy",
+    "IdReusePolicy",
     "Interceptor",
     "Interval",
     "LocalEngine",
@@ -107,6 +120,7 @@ __all__ = [
     "ScheduleSpec",
     "Seconds",
     "ServerBusy",
+    "StartOptions",
     "StartTask",
     "StartWorkflow",
     "Status",
@@ -121,6 +135,7 @@ __all__ = [
     "UpdateFailed",
     "UpdateRejected",
     "Waiting",
+    "WithStart",
     "Worker",
     "WorkflowContext",
     "WorkflowHandle",

@@ -117,7 +117,7 @@ class LocalEngine:
         if threads < 1 or queue < 1:
             raise ValueError(f"threads={threads}, queue={queue}: both must be at least 1")
         self._default = handler
-        self._converter = converter
+        self.converter: Final = converter
         self._threads_max = threads
         self._queue_max = queue
         self._zone = LocalTime() if zone is None else zone
@@ -164,12 +164,12 @@ class LocalEngine:
         Raises `PayloadError` for a payload that has no JSON form, `NoHandler`, `QueueFull` and
         `EngineStopped`; in each case nothing was accepted.
         """
-        body = None if payload is None else self._converter.encode(payload, f"the payload of {task_type!r}")
+        body = None if payload is None else self.converter.encode(payload, f"the payload of {task_type!r}")
         with self._lock:
             self._check_open()
             if request_id is not None and request_id in self._requests:
                 return self._requests[request_id]
-            task = _Task(task_type, self._handler(task_type), body, request_id, headers, self._converter)
+            task = _Task(task_type, self._handler(task_type), body, request_id, headers, self.converter)
             if len(self._queue) >= self._queue_max:
                 raise QueueFull(f"{len(self._queue)} tasks wait already, at most {self._queue_max} may: {task_type!r}")
             self._enqueue(task)

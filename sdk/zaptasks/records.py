@@ -201,6 +201,9 @@ class ExecutionPage(_Record, frozen=True, kw_only=True):
 class HistoryPage(_Record, frozen=True, kw_only=True):
     events: list[HistoryEvent] = []
     next_cursor: int = 0
+    run_id: str = ""
+    is_open: bool | None = None
+    """Whether more can come; only where that was asked."""
 
 
 class Described(_Record, frozen=True, kw_only=True):
@@ -216,6 +219,8 @@ class QueryAnswer(_Record, frozen=True, kw_only=True):
 
 
 class UpdateAnswer(_Record, frozen=True, kw_only=True):
+    workflow_id: str = ""
+    run_id: str = ""
     result: msgspec.Raw = msgspec.Raw(b"")
     raw_failure: msgspec.Raw = msgspec.field(default=msgspec.Raw(b""), name="failure")
 

@@ -14,7 +14,17 @@ from zapwire.envelope import encode_task_submit
 from .converters import PLAIN, DataConverter
 from .handlers import Kind, check_name
 from .headers import Headers, HeaderSource, headers_of_start
-from .options import Durability, RetryPolicy, Seconds, asked, present, to_ms
+from .options import (
+    Durability,
+    IdConflictPolicy,
+    IdReusePolicy,
+    RetryPolicy,
+    Seconds,
+    asked,
+    id_policies,
+    present,
+    to_ms,
+)
 from .payloads import SMALL_PAYLOAD_BYTES_MAX
 
 
@@ -47,6 +57,8 @@ class TaskRequest:
         memo: Mapping[str, object] | None = None,
         headers: Headers | None = None,
         header_source: HeaderSource | None = None,
+        id_reuse_policy: IdReusePolicy | None = None,
+        id_conflict_policy: IdConflictPolicy | None = None,
         durability: Durability | None = None,
         converter: DataConverter = PLAIN,
     ) -> TaskRequest:
@@ -66,6 +78,7 @@ class TaskRequest:
             heartbeat_ms=to_ms(heartbeat_timeout, "heartbeat_timeout"),
             memo=converter.encode_optional(memo, f"the memo of {type!r}", SMALL_PAYLOAD_BYTES_MAX),
             headers=sent_headers,
+            **id_policies(id_reuse_policy, id_conflict_policy),
         )
         body = b"" if payload is None else converter.encode(payload, f"the payload of {type!r}")
         return cls(type, body, request_id, sent_headers, options | asked(durability))

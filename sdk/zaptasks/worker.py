@@ -255,6 +255,12 @@ class Worker(RefusingHandler):
                 log.error("subscribing to %r failed: %s", self.task_queue, error)
             await trio.sleep(SUBSCRIBE_AGAIN_SECONDS)
 
+    def subscription_for(self, task_queue: str, workflow_type: str) -> str:
+        """The subscription that brings it new runs of a workflow under `@workflow.defn`; "" if none does now."""
+        if task_queue != self.task_queue or self._line is None or self._is_draining:
+            return ""
+        return next((each.id for each in self._subscriptions if each.replays and workflow_type in each.types), "")
+
     # --- what the connection tells -----------------------------------------------------------------------
 
     def connected(self, link: Link) -> None:
@@ -505,9 +511,12 @@ async def open_worker(
             await nursery.start(worker._hold_connection)
             try:
                 await worker.subscribed()
+                client.workers.append(worker)
                 yield worker
                 await worker.drain()
             finally:
+                if worker in client.workers:
+                    client.workers.remove(worker)
                 try:
                     with trio.CancelScope(shield=True, relative_deadline=HAND_BACK_SECONDS_MAX):
                         await worker._hand_back()

@@ -79,6 +79,7 @@ def _replayed_task(effect: DeliverWorkflowTask) -> dict[str, Any]:
         "history": [shapes.event(event) for event in effect.history],
         "previous_event_id": effect.previous_event_id,
         "last_event_id": effect.last_event_id,
+        "task_timeout_ms": effect.task_timeout_ms,
     }
     if effect.next_event_id:
         body["next_event_id"] = effect.next_event_id

@@ -22,10 +22,18 @@ import trio
 
 from zapserver import shapes
 from zapserver.calls import BINARY_CALLS, CALLS, DEFERRED
-from zapserver.calls.executions import query_answer
+from zapserver.calls.executions import followed_history, query_answer
 from zapserver.deliveries import delivery_body
 from zapserver.engine.commands import AbandonWait, Command, PeerKey, PeerLost, ResumePeer, Tick, Waiter
-from zapserver.engine.effects import Answered, Closed, Delivery, PeerFull, UpdateAnswered, UpdateRejected
+from zapserver.engine.effects import (
+    Answered,
+    Closed,
+    Delivery,
+    HistoryGrew,
+    PeerFull,
+    UpdateAnswered,
+    UpdateRejected,
+)
 from zapserver.engine.errors import EngineError
 from zapserver.namespaces import Namespace, Namespaces
 from zapserver.requests import AbandonRequest, Request, SubscriptionRequest, read_durability
@@ -302,6 +310,9 @@ class Dispatcher:
                 case Answered(error=error):
                     assert error is not None
                     self._answer_later(namespace, effect.waiter, encode_response(error.status, _NULL, str(error)))
+                case HistoryGrew():
+                    page = followed_history(namespace.engine.views, effect.run_id, effect.after)
+                    self._answer_later(namespace, effect.waiter, encode_response(200, encode_json(page)))
                 case UpdateAnswered():
                     answer = encode_response(200, msgspec.json.encode(shapes.updated(effect)))
                     self._answer_later(namespace, effect.waiter, answer)
@@ -316,7 +327,7 @@ class Dispatcher:
     def _answer_void(self, namespace: Namespace, failure: StoreError) -> None:
         """A step went wrong: nothing of it leaves but that those who waited for it are told."""
         for effect in namespace.engine.take_effects():
-            if isinstance(effect, Closed | Answered | UpdateAnswered | UpdateRejected):
+            if isinstance(effect, Closed | Answered | HistoryGrew | UpdateAnswered | UpdateRejected):
                 self._answer_waiter(effect.waiter, encode_response(failure.status, _NULL, str(failure)))
 
     def _push(self, effect: Delivery, namespace: Namespace) -> None:

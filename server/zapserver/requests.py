@@ -140,6 +140,8 @@ class StartRequest(ExecutionRequest):
     signal_name: str = ""
     signalName: str = ""  # noqa: N815
     signal_input: msgspec.Raw = ABSENT
+    eager_subscription: str = ""
+    """Ours."""
     id_reuse_policy: str = ""
     id_conflict_policy: str = ""
 
@@ -187,6 +189,8 @@ class HistoryRequest(StartRequest):
     after_event_id: int = 0
     page_size: int = 0
     reverse: bool = False
+    wait: bool = False
+    """Ours: answer once there is an event past `after_event_id`, or the run is closed."""
 
 
 class QueryRequest(ExecutionRequest):
@@ -207,6 +211,13 @@ class ResetRequest(EndRequest):
 
 class AwaitRequest(ExecutionRequest):
     follow: bool = False
+
+
+class UpdateWithStartRequest(StartRequest):
+    update_name: str = ""
+    update_id: str = ""
+    args: msgspec.Raw = ABSENT
+    wait: str = ""
 
 
 class UpdateRequest(ExecutionRequest):

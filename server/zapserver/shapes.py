@@ -126,7 +126,12 @@ def closed(effect: Closed) -> dict[str, Any]:
 
 def updated(effect: UpdateAnswered) -> dict[str, Any]:
     """The answer to a call that asked for an update."""
-    shape: dict[str, Any] = {"update_id": effect.update_id, "stage": effect.stage.value}
+    shape: dict[str, Any] = {
+        "workflow_id": effect.workflow_id,
+        "run_id": effect.run_id,
+        "update_id": effect.update_id,
+        "stage": effect.stage.value,
+    }
     if effect.failure is not None:
         shape["failure"] = effect.failure
     elif effect.stage is UpdateStage.COMPLETED:

@@ -19,6 +19,7 @@ from zapserver.engine.effects import (
     DeliverActivityTask,
     DeliverWorkflowTask,
     Effect,
+    HistoryGrew,
     PeerFull,
     UpdateAnswered,
     UpdateRejected,
@@ -91,7 +92,7 @@ class Watch:
 
     def _check_effect(self, s: State, effect: Effect) -> None:
         match effect:
-            case Closed() | Answered() | UpdateAnswered() | UpdateRejected():
+            case Closed() | Answered() | HistoryGrew() | UpdateAnswered() | UpdateRejected():
                 assert effect.waiter not in self._told, f"{effect.waiter!r} was told twice"
                 self._told.add(effect.waiter)
             case PeerFull():
@@ -216,7 +217,10 @@ def _check_peers(s: State) -> None:
         for waiter, pending in peer.updating.items():
             assert pending.waiters[waiter][0] == key
             assert pending.execution.pending_updates[pending.update_id] is pending
-        assert not peer.waiting.keys() & peer.updating.keys()
+        for waiter, execution in peer.watching.items():
+            assert execution.watchers[waiter].peer == key
+        waits = [*peer.waiting, *peer.updating, *peer.watching]
+        assert len(waits) == len(set(waits)), "a call waits for two things"
         for token, query in peer.queries.items():
             assert s.queries[token] is query
     for token, query in s.queries.items():
@@ -235,6 +239,9 @@ def _check_execution(s: State, execution: Execution, waiting: dict[int, Any]) ->
     assert execution.close_ms is None
     for waiter, peer in execution.waiters.items():
         assert s.peers[peer].waiting[waiter] is execution
+    for waiter, watch in execution.watchers.items():
+        assert s.peers[watch.peer].watching[waiter] is execution
+        assert watch.after >= execution.history_length, "a watcher was not told of an event"
     for activity in execution.open_activities.values():
         _check_activity(s, activity, waiting)
     if execution.is_task:

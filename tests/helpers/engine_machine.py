@@ -272,6 +272,8 @@ class EngineMachine(Machine):
                 "requeue",
                 "await",
                 "follow",
+                "watch",
+                "watch",
                 "reset",
                 "ask",
                 "signal",
@@ -302,6 +304,9 @@ class EngineMachine(Machine):
             "reset": c.ResetExecution(workflow_id=id, run_id=run_id, event_id=number % 13),
             "update": c.UpdateExecution(
                 workflow_id=id, name="set", update_id=update_id, waiter=self.waiters, peer=peer, wait=stage
+            ),
+            "watch": c.AwaitEvents(
+                workflow_id=id, run_id=run_id, waiter=self.waiters, peer=peer, after=execution.history_length - pick % 2
             ),
             "ask": c.QueryExecution(workflow_id=id, query_type="q", waiter=self.waiters, timeout_ms=number),
             "signal": c.SignalExecution(workflow_id=id, signal_name="go", request_id=request),

@@ -80,7 +80,7 @@ from .errors import (
     WouldBlock,
 )
 from .execution import ContinueAsNew, LocalCall, Run, WorkflowInfo
-from .local_activities import execute_local_activity
+from .local_activities import LocalActivityOptions, execute_local_activity
 from .scheduler import checkpoint, checkpoint_if_cancelled
 from .scopes import (
     TASK_STATUS_IGNORED,
@@ -121,6 +121,7 @@ __all__ = [
     "ExternalFailed",
     "ExternalWorkflow",
     "ForeignAwait",
+    "LocalActivityOptions",
     "LocalCall",
     "Lock",
     "MemoryReceiveChannel",

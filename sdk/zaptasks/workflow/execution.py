@@ -36,7 +36,7 @@ from zaptasks.errors import PayloadError
 from zaptasks.failures import canceled_failure, failure_of
 from zaptasks.headers import Headers
 from zaptasks.metrics import NO_METRICS, MetricsHandler
-from zaptasks.options import SPAN_SECONDS_MAX
+from zaptasks.options import SPAN_SECONDS_MAX, RetryPolicy
 from zaptasks.payloads import encode_payload
 from zapwire.failure import DECODE_ERROR, Failure, encode_failure
 
@@ -119,6 +119,10 @@ class LocalCall:
     function: Callable[..., Any]
     args: tuple[object, ...]
     place: Place
+    start_to_close: float | None = None
+    """Seconds for one attempt."""
+    retry_policy: RetryPolicy | None = None
+    """None: one attempt."""
 
 
 class Run:

@@ -230,8 +230,12 @@ class StartWorkflow(Command[Started], frozen=True):
     headers: Headers | None = None
     identity: str = ""
     signal_name: str = ""
-    """Given: signal-with-start. A running execution of this id is signaled instead of started."""
+    """Given: signal-with-start. An open execution of this id is signaled instead, unless it is to be terminated."""
     signal_input: Payload | None = None
+    eager_subscription: str = ""
+    """Of the starter's own worker: the first workflow task goes to it if it serves the queue and has a slot free."""
+    update: UpdateExecution | None = None
+    """Given: update-with-start. The run that the start finds or makes is asked for it, in the same step."""
     id_reuse: IdReuse = IdReuse.ALLOW
     id_conflict: IdConflict = IdConflict.FAIL
 
@@ -282,8 +286,8 @@ class QueryExecution(Command[Payload | None], frozen=True):
 class UpdateExecution(Command[None], frozen=True):
     """Ask a workflow to change: it accepts or rejects, and perhaps answers later.
 
-    An `UpdateAnswered` or `Answered` effect follows for `waiter`, at once for what is decided already.
-    A second update with the id of an earlier one is taken for the same and gets the same answer.
+    An `UpdateAnswered`, `UpdateRejected` or `Answered` effect follows for `waiter`, at once for what is decided
+    already. A second update with the id of an earlier one is taken for the same and gets the same answer.
     """
 
     workflow_id: str
@@ -309,6 +313,19 @@ class AwaitExecution(Command[bool], frozen=True):
     run_id: str = ""
     follow: bool = False
     """Go on to the next run of a chain (retry, cron, continue-as-new) instead of answering with this one's end."""
+
+
+class AwaitEvents(Command[bool], frozen=True):
+    """A `HistoryGrew` effect follows for `waiter` once there is an event past `after`.
+
+    The answer is True, and nothing follows, when there is one already, or when the run is closed.
+    """
+
+    workflow_id: str
+    waiter: Waiter
+    peer: PeerKey
+    run_id: str = ""
+    after: int = 0
 
 
 class AbandonWait(Command[None], frozen=True):

@@ -48,6 +48,8 @@ class DeliverWorkflowTask(_Effect, frozen=True):
     last_event_id: int = 0
     next_event_id: int = 0
     """Zero: the history is all here."""
+    task_timeout_ms: int = 0
+    """How long a replaying worker has for it."""
     updates: tuple[UpdateRequest, ...] = ()
 
 
@@ -126,10 +128,21 @@ class Closed(_Effect, frozen=True):
     """The run that follows it in a chain of retries, cron runs and continue-as-new."""
 
 
+class HistoryGrew(_Effect, frozen=True):
+    """For a call that waited for an event past `after`: there is one."""
+
+    waiter: Waiter
+    workflow_id: str
+    run_id: str
+    after: int
+
+
 class UpdateAnswered(_Effect, frozen=True):
     """For a call that asked for an update: how far it is, and with `completed` its outcome."""
 
     waiter: Waiter
+    workflow_id: str
+    run_id: str
     update_id: str
     stage: UpdateStage
     result: Payload | None = None
@@ -160,4 +173,4 @@ Delivery: TypeAlias = (
     | DeliverActivityCancel
     | DeliverQuery
 )
-Effect: TypeAlias = Delivery | PeerFull | Closed | Answered | UpdateAnswered | UpdateRejected
+Effect: TypeAlias = Delivery | PeerFull | Closed | Answered | HistoryGrew | UpdateAnswered | UpdateRejected

@@ -29,6 +29,7 @@ from zapserver.engine import (
     schedules,
     updates,
     wakeups,
+    watching,
     workflow_tasks,
     workflow_timers,
 )
@@ -236,8 +237,13 @@ def _await(s: State, command: c.AwaitExecution, now_ms: int) -> bool:
 
 def _update(s: State, command: c.UpdateExecution, now_ms: int) -> None:
     execution = s.execution(command.workflow_id, command.run_id)
+    updates.check(s, command)
     updates.ask(s, execution, command, now_ms)
     wakeups.wake(s, execution, now_ms)
+
+
+def _await_events(s: State, command: c.AwaitEvents, now_ms: int) -> bool:
+    return watching.wait(s, s.execution(command.workflow_id, command.run_id), command)
 
 
 def _abandon(s: State, command: c.AbandonWait, now_ms: int) -> None:
@@ -250,6 +256,10 @@ def _abandon(s: State, command: c.AbandonWait, now_ms: int) -> None:
     update = None if peer is None else peer.updating.pop(command.waiter, None)
     if update is not None:
         updates.forget_waiter(s, update, command.waiter)
+        return
+    watched = None if peer is None else peer.watching.pop(command.waiter, None)
+    if watched is not None:
+        del watched.watchers[command.waiter]
         return
     for query in list(s.queries.values()):
         if query.waiter == command.waiter:
@@ -378,6 +388,8 @@ def _peer_lost(s: State, command: c.PeerLost, now_ms: int) -> None:
         execution.followers.pop(waiter, None)
     for waiter, update in peer.updating.items():
         updates.forget_waiter(s, update, waiter)
+    for waiter, execution in peer.watching.items():
+        del execution.watchers[waiter]
     for query in list(peer.queries.values()):
         queries.worker_lost(s, query)
     for subscription in peer.subscriptions.values():
@@ -442,6 +454,7 @@ _HANDLERS: dict[type[c.Command[Any]], Callable[[State, Any, int], Any]] = {
     c.QueryExecution: _query,
     c.UpdateExecution: _update,
     c.AwaitExecution: _await,
+    c.AwaitEvents: _await_events,
     c.AbandonWait: _abandon,
     c.RequeueDeadLetter: _requeue_dead_letter,
     c.Subscribe: _subscribe,

@@ -295,6 +295,7 @@ def _deliver_to_replaying_worker(s: State, task: WorkflowTask, subscription: Sub
             previous_event_id=previous_event_id,
             last_event_id=task.last_event_id,
             next_event_id=told_event_id + 1 if told_event_id < task.last_event_id else 0,
+            task_timeout_ms=execution.task_timeout_ms,
             updates=requests,
         )
     )

@@ -254,6 +254,8 @@ class WorkflowTask(QueuedTask):
     """How many activities the present holder asked for; after a redelivery it asks again from the first."""
     last_event_id: int = 0
     """Up to where the present, replaying worker was told the history."""
+    starter_subscription: str = ""
+    """Of a worker of whoever started the run, which is preferred until another has the run at hand."""
 
     @property
     def for_kind(self) -> WorkerKind | None:
@@ -262,7 +264,15 @@ class WorkflowTask(QueuedTask):
     @property
     def preferred_subscription(self) -> str:
         cache = self.execution.cached_by
-        return "" if cache is None else cache.subscription_id
+        return self.starter_subscription if cache is None else cache.subscription_id
+
+
+@dataclass(slots=True, frozen=True)
+class Watch:
+    """A call that waits for an event past `after`."""
+
+    peer: PeerKey
+    after: int
 
 
 @dataclass(slots=True, frozen=True)
@@ -425,6 +435,8 @@ class Execution:
     waiters: dict[Waiter, PeerKey] = field(default_factory=dict)
     followers: dict[Waiter, None] = field(default_factory=dict)
     """Those waiters that go on to the next run of the chain."""
+    watchers: dict[Waiter, Watch] = field(default_factory=dict)
+    """Those that wait for its next event."""
     is_dead_letter: bool = False
     timer_ms: int | None = None
 
@@ -441,12 +453,17 @@ class Execution:
         lease = None if self.task is None else self.task.lease
         return self.is_replayed or (lease is not None and lease.replays)
 
+    @property
+    def task_timeout_ms(self) -> int:
+        """How long a replaying worker has for a task of this run."""
+        return self.timeouts.task_ms or WORKFLOW_TASK_MS
+
     def task_due_by_ms(self) -> int | None:
         """Until when a replaying worker may answer the task that it has."""
         lease = None if self.task is None else self.task.lease
         if lease is None or not lease.replays:
             return None
-        return lease.started_ms + (self.timeouts.task_ms or WORKFLOW_TASK_MS)
+        return lease.started_ms + self.task_timeout_ms
 
     def times_out_ms(self) -> int | None:
         """When the run ends by a timeout of its own."""
@@ -657,4 +674,5 @@ class Peer:
     leases: dict[str, QueuedTask] = field(default_factory=dict)
     waiting: dict[Waiter, Execution] = field(default_factory=dict)
     updating: dict[Waiter, PendingUpdate] = field(default_factory=dict)
+    watching: dict[Waiter, Execution] = field(default_factory=dict)
     queries: dict[str, PendingQuery] = field(default_factory=dict)

@@ -36,6 +36,7 @@ def check_name(what: str, name: str, limits: Limits) -> None:
 _PAYLOADS: dict[type[msgspec.Struct], tuple[tuple[str, bool], ...]] = {
     c.StartTask: (("input", False), ("memo", True)),
     c.StartWorkflow: (("input", False), ("signal_input", False), ("memo", True)),
+    c.UpdateExecution: (("args", False),),
     c.SignalExecution: (("input", False),),
     c.QueryExecution: (("args", False),),
     c.ScheduleActivity: (("input", False),),
@@ -50,12 +51,9 @@ _PAYLOADS: dict[type[msgspec.Struct], tuple[tuple[str, bool], ...]] = {
 
 def check_payloads(command: msgspec.Struct, limits: Limits) -> None:
     """Refuse a command with a payload that is too long for this namespace."""
-    fields = _PAYLOADS.get(type(command))
-    if fields is None:
-        for part in _parts(command):
-            check_payloads(part, limits)
-        return
-    for name, is_small in fields:
+    for part in _parts(command):
+        check_payloads(part, limits)
+    for name, is_small in _PAYLOADS.get(type(command), ()):
         payload = getattr(command, name)
         if payload is not None:
             bytes_max = limits.small_payload_bytes_max if is_small else limits.payload_bytes_max
@@ -64,8 +62,11 @@ def check_payloads(command: msgspec.Struct, limits: Limits) -> None:
 
 
 def _parts(command: msgspec.Struct) -> Sequence[msgspec.Struct]:
-    """What holds the payloads of a command that has none itself."""
+    """What holds payloads of a command, beside its own fields."""
     match command:
+        case c.StartWorkflow(update=c.UpdateExecution()):
+            assert command.update is not None
+            return (command.update,)
         case c.CompleteWorkflowTask():
             return command.commands
         case c.PutSchedule() | c.UpdateSchedule(action=c.Action()):

@@ -28,11 +28,13 @@ RETRY_MS_MIN = 1_000
 RETRY_MS_MAX = 60_000
 
 
-def begin(s: State, execution: Execution, now_ms: int) -> None:
-    """Put the run in line for a worker."""
-    execution.task = WorkflowTask(
-        execution=execution, type=execution.type, queue=(QueueKind.WORKFLOW, execution.task_queue)
-    )
+def begin(s: State, execution: Execution, now_ms: int, *, starter: str = "") -> None:
+    """Put the run in line for a worker; `starter` names a subscription that may have it first."""
+    key = (QueueKind.WORKFLOW, execution.task_queue)
+    queue = s.queues.get(key)
+    if queue is None or starter not in queue.subscriptions:  # a name that means nothing is not kept
+        starter = ""
+    execution.task = WorkflowTask(execution=execution, type=execution.type, queue=key, starter_subscription=starter)
     matching.enqueue(s, execution.task, now_ms)
 
 
