@@ -59,11 +59,14 @@ def present(**fields: object) -> dict[str, object]:
     return {name: value for name, value in fields.items() if value not in (None, "", 0, {})}
 
 
-def workflow_timeouts(execution_timeout: Seconds | None, run_timeout: Seconds | None) -> dict[str, int]:
+def workflow_timeouts(
+    execution_timeout: Seconds | None, run_timeout: Seconds | None, task_timeout: Seconds | None
+) -> dict[str, int]:
     """The timeouts of a workflow that are given, as a request has them."""
     spans = {
         "workflow_execution_ms": to_ms(execution_timeout, "execution_timeout"),
         "workflow_run_ms": to_ms(run_timeout, "run_timeout"),
+        "workflow_task_ms": to_ms(task_timeout, "task_timeout"),
     }
     return {name: span for name, span in spans.items() if span}
 

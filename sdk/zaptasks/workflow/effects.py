@@ -140,6 +140,7 @@ def continue_as_new(
     task_queue: str = "",
     execution_timeout: Seconds | None = None,
     run_timeout: Seconds | None = None,
+    task_timeout: Seconds | None = None,
     memo: Mapping[str, object] | None = None,
     search_attributes: Mapping[str, object] | None = None,
 ) -> NoReturn:
@@ -156,7 +157,7 @@ def continue_as_new(
             type=name,
             task_queue=task_queue,
             input=encode_arguments(args, f"the arguments of workflow {name or info().type!r}"),
-            timeouts=workflow_timeouts(execution_timeout, run_timeout) or None,
+            timeouts=workflow_timeouts(execution_timeout, run_timeout, task_timeout) or None,
             memo=encode_memo(memo),
             search_attributes=None if search_attributes is None else dict(search_attributes),
         )
