@@ -104,6 +104,58 @@ def test_an_activity_that_is_tried_once_fails_as_the_session_does(forgetful: boo
     assert world.result(started) == "lost"
 
 
+def test_a_shield_does_not_wait_for_a_worker_that_is_lost(forgetful: bool) -> None:
+    seen: list[str] = []
+
+    @workflow.defn(name="shielded")
+    async def shielded() -> str:
+        try:
+            async with workflow.open_session(task_queue="gpu") as session:
+                with workflow.CancelScope(shield=True):
+                    for name in ("upload", "tidy"):
+                        try:
+                            await session.execute_activity(name)
+                        except workflow.SessionLost as error:
+                            seen.append(f"{name}: {error}")
+        except workflow.SessionLost:
+            return "lost"
+        return "not lost"
+
+    world = World(shielded, forgetful=forgetful)
+    world.d.subscribe(ACTIVITIES, queue="gpu", types=[SESSION])
+    world.d.subscribe(ACTIVITIES, queue=QUEUE)
+    started = opened(world)
+    world.d.lose(ACTIVITIES)
+    world.settle()
+    assert world.status(started) == "COMPLETED"
+    assert [line.partition(" was lost: ")[0] for line in seen[-2:]] == [
+        f"upload: the session on '{QUEUE}'",
+        f"tidy: the session on '{QUEUE}'",
+    ]
+
+
+def test_what_is_left_running_is_asked_to_stop_when_the_block_ends(forgetful: bool) -> None:
+    @workflow.defn(name="leaves")
+    async def leaves() -> None:
+        async with workflow.open_session(task_queue="gpu") as session:
+            session.start_activity("warm", on_cancel="abandon")
+            await workflow.sleep(1)
+        with pytest.raises(workflow.SessionLost, match="is over: its block has ended"):
+            session.start_activity("cool")
+        await workflow.sleep_forever()
+
+    world = World(leaves, forgetful=forgetful)
+    world.d.subscribe(ACTIVITIES, queue="gpu", types=[SESSION])
+    world.d.subscribe(ACTIVITIES, queue=QUEUE)
+    started = opened(world)
+    place, warm = world.held
+    world.advance(1)
+    asked = {effect.task_token for effect in world.d.effects if isinstance(effect, DeliverActivityCancel)}
+    assert asked == {place.task_token, warm.task_token}
+    assert world.status(started) == "RUNNING"
+    assert not world.reasons
+
+
 def test_a_worker_that_leaves_ends_the_session_with_its_reason(forgetful: bool) -> None:
     world = world_of(forgetful)
     started = opened(world)
@@ -173,7 +225,10 @@ def test_a_session_has_a_queue_of_its_own() -> None:
     @workflow.defn(name="wrong")
     async def wrong() -> str:
         async with workflow.open_session(task_queue="gpu") as session:
-            with pytest.raises(TypeError, match="a session has a queue of its own"):
+            with pytest.raises(
+                TypeError,
+                match=r"session\.execute_activity\(\) has no option 'task_queue'; its",
+            ):
                 await session.execute_activity("x", task_queue="other")  # type: ignore[call-overload]
             with pytest.raises(ValueError, match="creation_timeout"):
                 workflow.open_session(creation_timeout=-1)

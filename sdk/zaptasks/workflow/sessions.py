@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar, TypeVarTuple, Unpack, overload
 import msgspec
 
 from zaptasks.errors import ActivityFailed
-from zaptasks.options import RetryPolicy, Seconds, to_ms
+from zaptasks.options import RetryPolicy, Seconds, check_options, to_ms
 from zaptasks.payloads import encode_arguments
 
 from . import activities as a
@@ -72,12 +72,18 @@ class _Place(a.ActivityHandle[str]):
 
 
 class Session:
-    """A place on a worker. `async with open_session() as session` makes it."""
+    """A place on a worker. `async with open_session() as session` makes it.
+
+    What was asked for in it is asked to stop when its block ends or its worker is lost, whatever its `on_cancel` says.
+    """
 
     def __init__(self) -> None:
         self.task_queue = ""
         """The queue that only this worker serves, for what has no method here."""
+        self.over = ""
+        """Why nothing more can be asked for in it; empty while it lasts."""
         self._place: _Place
+        self._asked: list[a.ActivityHandle[Any]] = []
 
     @overload
     async def execute_activity(
@@ -92,15 +98,18 @@ class Session:
         self, activity: str, /, *args: object, **options: Unpack[a.SessionActivityOptions]
     ) -> Any: ...
     async def execute_activity(self, activity: Any, /, *args: *Ts, **options: Unpack[a.SessionActivityOptions]) -> Any:
-        """Like `workflow.execute_activity`, on this session's worker."""
-        _check_options(options)
+        """Like `workflow.execute_activity`, on this session's worker. Raises `SessionLost` once it is over."""
+        await checkpoint_if_cancelled()
+        handle = self._start("execute_activity", activity, args, options)
         try:
-            return await a.execute_activity(activity, *args, task_queue=self.task_queue, **options)
+            return await handle.result()
         except ActivityFailed as error:
             if error.type == WORKER_LOST:
-                await self._place.wait()  # it was on the same connection; then the block is cancelled
-                await checkpoint_if_cancelled()
-            raise
+                await self._place.wait()  # it was on the same connection
+            if not self.over:
+                raise
+            await checkpoint_if_cancelled()
+            raise SessionLost(self.over) from error  # a shield keeps the cancel of the block away
 
     @overload
     def start_activity(
@@ -117,15 +126,27 @@ class Session:
     def start_activity(
         self, activity: Any, /, *args: *Ts, **options: Unpack[a.SessionActivityOptions]
     ) -> a.ActivityHandle[Any]:
-        """Like `workflow.start_activity`, on this session's worker."""
-        _check_options(options)
-        handle: a.ActivityHandle[Any] = a.start_activity(activity, *args, task_queue=self.task_queue, **options)
+        """Like `workflow.start_activity`, on this session's worker. Raises `SessionLost` once it is over."""
+        return self._start("start_activity", activity, args, options)
+
+    def _start(
+        self, function: str, activity: Any, args: tuple[object, ...], options: a.SessionActivityOptions
+    ) -> a.ActivityHandle[Any]:
+        check_options(options, a.SessionActivityOptions, f"session.{function}")
+        if self.over:
+            raise SessionLost(self.over)
+        on_worker: a.ActivityOptions = {**options, "task_queue": self.task_queue}
+        handle = a._start(function, activity, args, on_worker)
+        self._asked = [asked for asked in self._asked if not asked.is_done]
+        self._asked.append(handle)
         return handle
 
-
-def _check_options(options: a.SessionActivityOptions) -> None:
-    if "task_queue" in options:
-        raise TypeError("task_queue is given: a session has a queue of its own; use workflow.execute_activity instead")
+    def end(self, reason: str) -> None:
+        """Nothing more can be asked for in it, and what was asked for is to stop. Only the first reason counts."""
+        if not self.over:
+            self.over = reason
+            for handle in self._asked:
+                handle.cancel()
 
 
 class SessionManager:
@@ -136,7 +157,6 @@ class SessionManager:
         self._creation_ms = to_ms(creation_timeout, "creation_timeout")
         self._session = Session()
         self._scope = CancelScope()
-        self._moved = False
 
     async def __aenter__(self) -> Session:
         await checkpoint_if_cancelled()
@@ -152,7 +172,7 @@ class SessionManager:
             raise
         if place.is_done:
             self._give_up()
-            raise self._lost() if self._session.task_queue else self._not_opened()
+            raise SessionLost(self._session.over) if self._session.task_queue else self._not_opened()
         self._scope.__enter__()
         return self._session
 
@@ -164,7 +184,7 @@ class SessionManager:
         finally:
             self._give_up()
         if self._scope.cancelled_caught:  # by nobody but `_ended` and `_opened`
-            raise self._lost() from None
+            raise SessionLost(self._session.over) from None
 
     def _command(self, command_id: str) -> c.ScheduleActivity:
         return c.ScheduleActivity(
@@ -181,6 +201,7 @@ class SessionManager:
         run = current_run()
         if not run.is_closed:
             run.unwatch_signal(self._signal)
+            self._session.end(f"the session on {self._session.task_queue!r} is over: its block has ended")
             self._place.cancel()
 
     # --- what is told ------------------------------------------------------------------------------------
@@ -195,16 +216,14 @@ class SessionManager:
         if not self._session.task_queue:
             self._session.task_queue = queue
         elif queue != self._session.task_queue:
-            self._moved = True
-            self._scope.cancel("the session was lost")
+            self._lose("its place went to another worker")
 
     def _ended(self) -> None:
-        self._scope.cancel("the session was lost")
+        self._lose(self._place.why_ended())
 
-    def _lost(self) -> SessionLost:
-        queue = self._session.task_queue
-        why = "its place went to another worker" if self._moved else self._place.why_ended()
-        return SessionLost(f"the session on {queue!r} was lost: {why}")
+    def _lose(self, why: str) -> None:
+        self._session.end(f"the session on {self._session.task_queue!r} was lost: {why}")
+        self._scope.cancel("the session was lost")
 
     def _not_opened(self) -> SessionNotOpened:
         queue = self._task_queue or current_run().info.task_queue
