@@ -29,7 +29,7 @@ from .asyncio_bridge import call, hold, on_asyncio, running_loop
 from .client import AsyncClient
 from .converters import PLAIN, DataConverter
 from .handlers import Function, Handlers, Kind
-from .options import Seconds
+from .options import Bodies, Seconds
 from .trio_thread import Block
 from .worker import MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
 
@@ -131,6 +131,7 @@ async def open_client(
     wait: bool = True,
     backoff: Backoff | None = None,
     converter: DataConverter = PLAIN,
+    bodies: Bodies = "json",
 ) -> AsyncIterator[Client]:
     """Connect to the server at `zap`, as `zaptasks.open_client` does, for an asyncio program."""
     manager = trio_client.open_client(
@@ -142,6 +143,7 @@ async def open_client(
         wait=wait,
         backoff=backoff,
         converter=converter,
+        bodies=bodies,
     )
     async with hold(manager) as (block, inner):
         client = Client(block, inner)

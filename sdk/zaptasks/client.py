@@ -28,6 +28,7 @@ from .converters import PLAIN, DataConverter
 from .groups import unwrapped
 from .handles import TaskHandle
 from .options import (
+    Bodies,
     Durability,
     IdConflictPolicy,
     IdReusePolicy,
@@ -188,18 +189,27 @@ async def open_client(
     wait: bool = True,
     backoff: Backoff | None = None,
     converter: DataConverter = PLAIN,
+    bodies: Bodies = "json",
 ) -> AsyncIterator[AsyncClient]:
     """Connect to the server at `zap` ("host:port"; by default `TASKS_ZAP`, else this machine's port 9999).
 
     The block is entered when the server has answered, and `NotSent` or `OutcomeUnknown` raised if it does not within
     `timeout`. With `wait=False` it is entered at once, and the first calls wait instead. After that the connection is
     kept by itself. `timeout` bounds every call; `identity` is who this client is to people, by default host@pid.
-    `converter` encodes and decodes payloads, here and in the workers of this client: compression, encryption.
+    `converter` encodes and decodes payloads, here and in the workers of this client: compression, encryption. With
+    `bodies="cbor"` calls, answers and what its workers are sent travel as CBOR where the server can read it.
     """
+    if bodies not in ("json", "cbor"):
+        raise ValueError(f'bodies is {bodies!r}: it must be "json" or "cbor"')
     address = zap or os.environ.get("TASKS_ZAP", "") or f"127.0.0.1:{ZAP_PORT}"
     host, port = parse_address(address)
     connector = Connector(
-        host=host, port=port, identity=identity or default_identity(), ssl_context=ssl_context, backoff=backoff
+        host=host,
+        port=port,
+        identity=identity or default_identity(),
+        ssl_context=ssl_context,
+        backoff=backoff,
+        bodies=bodies,
     )
     seconds = to_seconds(timeout, "timeout")
     if not seconds:

@@ -24,6 +24,9 @@ IdReusePolicy: TypeAlias = Literal["allow-duplicate", "allow-duplicate-failed-on
 IdConflictPolicy: TypeAlias = Literal["fail", "use-existing", "terminate-existing"]
 """What a start does with an id that an open execution has: it is refused, joins that one, or ends it first."""
 
+Bodies: TypeAlias = Literal["json", "cbor"]
+"""In what calls, answers and deliveries travel."""
+
 SPAN_SECONDS_MAX: Final = 100 * 365 * 86_400
 """A hundred years: longer spans are a mistake of units, and the server refuses them."""
 
