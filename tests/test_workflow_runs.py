@@ -541,6 +541,60 @@ def test_input_that_does_not_fit_fails_the_run() -> None:
     assert world.d.failure(started)["code"] == "DecodeError"
 
 
+def test_continue_as_new_after_the_handlers_loses_nothing_that_they_change(forgetful: bool) -> None:
+    @workflow.defn
+    class Account:
+        def __init__(self) -> None:
+            self.added = 0
+
+        @workflow.run
+        async def run(self, balance: int) -> int:
+            await workflow.wait_condition(lambda: self.added > 0)
+            await workflow.wait_condition(workflow.all_handlers_finished)
+            if balance + self.added < 30:
+                workflow.continue_as_new(balance + self.added)
+            return balance + self.added
+
+        @workflow.update
+        async def deposit(self, amount: int) -> None:
+            self.added += 1
+            await workflow.sleep(1)
+            self.added += amount - 1
+
+    world = World(Account, forgetful=forgetful)
+    started = world.start(0)
+    for _ in range(3):
+        world.update(started, "deposit", 5)
+    world.advance(1)
+    for _ in range(3):
+        world.update(started, "deposit", 5)
+    world.advance(1)
+    assert value(world.d.views.execution("w", "").result) == 30
+
+
+def test_continue_as_new_beside_running_handlers_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    @workflow.defn
+    class Hasty:
+        @workflow.run
+        async def run(self, n: int) -> int:
+            if n == 0:
+                await workflow.sleep(1)
+                workflow.continue_as_new(1)
+            return n
+
+        @workflow.signal
+        async def slow(self) -> None:
+            await workflow.sleep(2)
+
+    world = World(Hasty, forgetful=True)
+    started = world.start(0)
+    world.signal(started, "slow")
+    world.advance(3)
+    assert value(world.d.views.execution("w", "").result) == 1
+    (record,) = caplog.records
+    assert "1 of its handlers run" in record.message
+
+
 def test_continue_as_new(forgetful: bool) -> None:
     @workflow.defn
     async def countdown(n: int) -> str:

@@ -10,7 +10,14 @@ from zapwire.errors import CallFailed, ConnectionLost, LocalProtocolError, NotSe
 from zapwire.failure import Failure
 
 from . import aio
-from .blocking import Client, default, set_default
+from .blocking import (
+    BlockingExecutionHandle,
+    BlockingTaskHandle,
+    BlockingWorkflowHandle,
+    Client,
+    default,
+    set_default,
+)
 from .client import AsyncClient, open_client
 from .codecs import Codec, Compression, Encryption
 from .connector import VERSION
@@ -32,9 +39,10 @@ from .errors import (
     UpdateFailed,
     UpdateRejected,
 )
-from .fallback import Placement, Submission
 from .handlers import activity, task
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
+from .headers import Headers
+from .interceptors import Call, Interceptor, Proceed
 from .local import EngineStopped, LocalEngine, NoHandler, QueueFull
 from .options import Durability, IdConflictPolicy, IdReusePolicy, RetryPolicy, Seconds
 from .records import (
@@ -53,6 +61,7 @@ from .records import (
 )
 from .sorting import sort_handlers
 from .spec import Cron, Interval, parse_spec
+from .submission import Placement, Submission
 from .worker import Worker, open_worker, run_worker
 from .workflow_runner import WorkflowContext
 from .workflow_start import StartOptions, WithStart
@@ -63,6 +72,10 @@ __all__ = [
     "Acknowledged",
     "ActivityFailed",
     "AsyncClient",
+    "BlockingExecutionHandle",
+    "BlockingTaskHandle",
+    "BlockingWorkflowHandle",
+    "Call",
     "CallFailed",
     "CancelRequested",
     "Client",
@@ -81,10 +94,12 @@ __all__ = [
     "ExecutionHandle",
     "ExecutionInfo",
     "Failure",
+    "Headers",
     "Health",
     "HistoryEvent",
     "IdConflictPolicy",
     "IdReusePolicy",
+    "Interceptor",
     "Interval",
     "LocalEngine",
     "LocalProtocolError",
@@ -94,6 +109,7 @@ __all__ = [
     "OutcomeUnknown",
     "PayloadError",
     "Placement",
+    "Proceed",
     "QueueFull",
     "RemoteError",
     "RetryPolicy",

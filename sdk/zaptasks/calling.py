@@ -16,6 +16,7 @@ from zapwire.errors import CallFailed, ConnectionLost, NotSent, OutcomeUnknown
 from .connector import ConnectionCount, Connector
 from .converters import PLAIN, DataConverter
 from .errors import ClientClosed, ServerBusy, UpdateRejected, refusal
+from .headers import HeaderSource
 from .records import UpdateAnswer, reveal, with_receipt
 from .submit_reply import read_submit_reply
 
@@ -43,12 +44,14 @@ class Caller:
         *,
         namespace: str,
         timeout: float,
+        headers: HeaderSource | None = None,
         converter: DataConverter = PLAIN,
     ) -> None:
         self.namespace: Final = namespace
         self.converter: Final = converter
         self.timeout: Final = timeout
         self.connector: Final = connector
+        self._header_source: Final = headers
         self._link = link
         self._is_closed = False
         self._connections = connections

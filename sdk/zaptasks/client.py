@@ -27,6 +27,7 @@ from .connector import ZAP_PORT, ConnectionCount, Connector, default_identity, p
 from .converters import PLAIN, DataConverter
 from .groups import unwrapped
 from .handles import TaskHandle
+from .headers import Headers, HeaderSource
 from .options import (
     Bodies,
     Durability,
@@ -77,6 +78,7 @@ class AsyncClient(WorkflowCalls, ScheduleCalls):
         schedule_to_close: Seconds | None = None,
         heartbeat_timeout: Seconds | None = None,
         memo: Mapping[str, object] | None = None,
+        headers: Headers | None = None,
         id_reuse_policy: IdReusePolicy | None = None,
         id_conflict_policy: IdConflictPolicy | None = None,
         durability: Durability | None = None,
@@ -90,6 +92,8 @@ class AsyncClient(WorkflowCalls, ScheduleCalls):
         and `heartbeat_timeout` the silence of a handler. Without any of them the server's defaults hold: ten minutes
         an attempt, ten attempts. Raises `PayloadError` for a payload that JSON cannot carry.
 
+        `headers` are texts for everything that belongs to the task, at most 4 KiB: every attempt has them as
+        `current_task().headers`. They are added to those that `open_client(headers=...)` gives, and win over them.
         `id_reuse_policy` and `id_conflict_policy` say what an id that was used means, as in `start_workflow`.
 
         `durability` is what the answer waits for; None is the server's own level, the strongest that it has. The
@@ -108,6 +112,8 @@ class AsyncClient(WorkflowCalls, ScheduleCalls):
             schedule_to_close=schedule_to_close,
             heartbeat_timeout=heartbeat_timeout,
             memo=memo,
+            headers=headers,
+            header_source=self._header_source,
             id_reuse_policy=id_reuse_policy,
             id_conflict_policy=id_conflict_policy,
             durability=durability,
@@ -188,6 +194,7 @@ async def open_client(
     timeout: Seconds = 10.0,
     wait: bool = True,
     backoff: Backoff | None = None,
+    headers: HeaderSource | None = None,
     converter: DataConverter = PLAIN,
     bodies: Bodies = "json",
 ) -> AsyncIterator[AsyncClient]:
@@ -196,8 +203,10 @@ async def open_client(
     The block is entered when the server has answered, and `NotSent` or `OutcomeUnknown` raised if it does not within
     `timeout`. With `wait=False` it is entered at once, and the first calls wait instead. After that the connection is
     kept by itself. `timeout` bounds every call; `identity` is who this client is to people, by default host@pid.
-    `converter` encodes and decodes payloads, here and in the workers of this client: compression, encryption. With
-    `bodies="cbor"` calls, answers and what its workers are sent travel as CBOR where the server can read it.
+    `headers` is called at each start of a task or workflow, in the task that makes it, for the headers of the moment,
+    such as the trace id of a request. `converter` encodes and decodes payloads, here and in the workers of this client:
+    compression, encryption. With `bodies="cbor"` calls, answers and what its workers are sent travel as CBOR where the
+    server can read it.
     """
     if bodies not in ("json", "cbor"):
         raise ValueError(f'bodies is {bodies!r}: it must be "json" or "cbor"')
@@ -219,7 +228,13 @@ async def open_client(
         connections = ConnectionCount()
         async with connector.open(on_connected=connections.add) as link:
             client = AsyncClient(
-                link, connector, connections, namespace=namespace, timeout=seconds, converter=converter
+                link,
+                connector,
+                connections,
+                namespace=namespace,
+                timeout=seconds,
+                headers=headers,
+                converter=converter,
             )
             if wait:
                 with suppress(CallFailed):  # whatever it says, it is there

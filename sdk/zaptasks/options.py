@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Literal, TypeAlias, get_args
@@ -58,6 +58,14 @@ def workflow_timeouts(execution_timeout: Seconds | None, run_timeout: Seconds | 
     return {name: span for name, span in spans.items() if span}
 
 
+def check_options(given: Mapping[str, object], known: type, function: str) -> None:
+    """Refuse options that a function with `**options: Unpack[known]` does not have. Raises `TypeError`."""
+    unknown = given.keys() - known.__annotations__.keys()
+    if unknown:
+        names = ", ".join(map(repr, sorted(unknown)))
+        raise TypeError(f"{function}() has no option {names}; its options are: {', '.join(known.__annotations__)}")
+
+
 def id_policies(reuse: IdReusePolicy | None, conflict: IdConflictPolicy | None) -> dict[str, str]:
     """The policies as a request has them; nothing for None, the server's own. Raises `ValueError`."""
     found: dict[str, str] = {}
@@ -107,6 +115,17 @@ class RetryPolicy:
             raise ValueError(f"maximum_attempts is {self.maximum_attempts}: it must be 0 (no limit) or more")
         if isinstance(self.non_retryable_error_types, str):
             raise ValueError("non_retryable_error_types is a text: it must be a sequence of type names")
+
+    def interval(self, attempt: int) -> float:
+        """Seconds between the failure of this attempt, counted from 1, and the next one."""
+        first = to_seconds(self.initial_interval, "initial_interval")
+        longest = 100 * first
+        if self.maximum_interval is not None:
+            longest = to_seconds(self.maximum_interval, "maximum_interval")
+        try:
+            return min(first * self.backoff_coefficient ** (attempt - 1), longest)
+        except OverflowError:
+            return longest
 
     def to_wire(self) -> dict[str, object]:
         """The JSON object that Go's SDK sends for a policy."""

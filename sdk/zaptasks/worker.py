@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -43,7 +43,8 @@ from .deliveries import (
 )
 from .errors import BUSY
 from .groups import unwrapped
-from .handlers import Function, Handler, Handlers, Kind, check_name, table
+from .handlers import NAME_CHARACTERS_MAX, Function, Handler, Handlers, Kind, check_name, table
+from .interceptors import Interceptor, checked_interceptors
 from .line import TOO_MANY, Line
 from .options import Seconds, to_seconds
 from .workflow import WorkflowTask
@@ -117,12 +118,16 @@ class Worker(RefusingHandler):
         slots: int,
         max_threads: int,
         identity: str,
+        build_id: str,
+        interceptors: Iterable[Interceptor],
         shutdown_timeout: Seconds,
     ) -> None:
         if slots < 1 or max_threads < 1:
             raise ValueError(f"slots={slots}, max_threads={max_threads}: both must be at least 1")
         self.task_queue: Final = check_name(task_queue, Kind.TASK)
         self.identity: Final = identity or client.identity
+        self.build_id: Final = _checked_build_id(build_id)
+        self._interceptors = checked_interceptors(interceptors)
         self._client = client
         self._shutdown_seconds = to_seconds(shutdown_timeout, "shutdown_timeout")
         self._slots = slots
@@ -223,6 +228,8 @@ class Worker(RefusingHandler):
             "sdk_name": SDK_NAME,
             "sdk_version": VERSION,
         }
+        if self.build_id:
+            request["build_id"] = self.build_id
         if subscription.replays:
             request["replays"] = True
         while line is self._line and not self._is_draining:
@@ -331,6 +338,7 @@ class Worker(RefusingHandler):
             task_queue=self.task_queue,
             nursery=self._nursery,
             limiter=self._limiter,
+            interceptors=self._interceptors,
             converter=self._client.converter,
         )
         self._attempts[delivery.task_token] = attempt
@@ -430,6 +438,8 @@ async def open_worker(
     slots: int = SLOTS,
     max_threads: int = MAX_THREADS,
     identity: str = "",
+    build_id: str = "",
+    interceptors: Iterable[Interceptor] = (),
     shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
 ) -> AsyncIterator[Worker]:
     """Serve a task queue of the client's namespace for the length of an `async with` block.
@@ -444,6 +454,10 @@ async def open_worker(
 
     `workflows` are classes and functions under `@workflow.defn`, which survive their worker, since another one
     replays them; or plain `async def` functions, which start over from the top.
+
+    `interceptors` are called around every attempt at a task or activity, the first one outermost: see `Interceptor`.
+    `build_id` names the code that runs here, such as "2026-11-26.1", for people who read histories and `explain`; no
+    task is routed by it.
 
     When the block ends, the worker takes no more work and gives what runs `shutdown_timeout` seconds to finish. What
     has not finished then, and everything that runs if the block raises or is canceled, is canceled and handed back to
@@ -462,6 +476,8 @@ async def open_worker(
                 slots=slots,
                 max_threads=max_threads,
                 identity=identity,
+                build_id=build_id,
+                interceptors=interceptors,
                 shutdown_timeout=shutdown_timeout,
             )
             await nursery.start(worker._hold_connection)
@@ -480,6 +496,12 @@ async def open_worker(
                     worker._leaving.set()
 
 
+def _checked_build_id(build_id: str) -> str:
+    if len(build_id) > NAME_CHARACTERS_MAX or not build_id.isprintable():
+        raise ValueError(f"build_id is {build_id!r}: it must be at most {NAME_CHARACTERS_MAX} printable characters")
+    return build_id
+
+
 async def run_worker(
     client: AsyncClient,
     task_queue: str = "default",
@@ -490,6 +512,8 @@ async def run_worker(
     slots: int = SLOTS,
     max_threads: int = MAX_THREADS,
     identity: str = "",
+    build_id: str = "",
+    interceptors: Iterable[Interceptor] = (),
     shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
 ) -> None:
     """Serve a task queue until SIGTERM or SIGINT, then drain and return. Only from the main thread.
@@ -506,6 +530,8 @@ async def run_worker(
             slots=slots,
             max_threads=max_threads,
             identity=identity,
+            build_id=build_id,
+            interceptors=interceptors,
             shutdown_timeout=shutdown_timeout,
         ) as worker:
             first = await anext(signals)

@@ -10,7 +10,7 @@ from zapwire.opcodes import Op
 from .arguments import result_type as result_type_of
 from .calling import Caller
 from .handles import WorkflowHandle, signal_body, update_body, update_outcome
-from .options import present
+from .options import check_options, present
 from .records import Started
 from .workflow.definition import AnyRun, WorkflowClass, workflow_function
 from .workflow_runner import WorkflowContext
@@ -62,6 +62,7 @@ class WorkflowCalls(Caller):
         says what the options are. An id that is open already is a `CallFailed` with status 409, unless
         `id_conflict_policy` says otherwise; one that was used before is none, unless `id_reuse_policy` says so.
         """
+        check_options(options, StartOptions, "start_workflow")
         request = self._start_request(workflow, args, **options)
         return self._handle(workflow, await self.call(Op.START_WORKFLOW, request, Started))
 
@@ -94,6 +95,7 @@ class WorkflowCalls(Caller):
 
         A cancel of the wait leaves the workflow alone.
         """
+        check_options(options, StartOptions, "execute_workflow")
         return await (await self.start_workflow(workflow, *args, **options)).result()
 
     @overload
@@ -157,7 +159,7 @@ class WorkflowCalls(Caller):
     def _start_request(
         self, workflow: object, args: tuple[object, ...], **options: Unpack[StartOptions]
     ) -> dict[str, object]:
-        request = start_request(self.converter, self.identity, workflow, args, **options)
+        request = start_request(self.converter, self.identity, self._header_source, workflow, args, **options)
         queue, type = str(request["task_queue"]), str(request["workflow_type"])
         subscriptions = (worker.subscription_for(queue, type) for worker in self.workers)
         return request | present(eager_subscription=next(filter(None, subscriptions), ""))

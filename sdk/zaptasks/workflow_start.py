@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, Generic, TypedDict, TypeVar, TypeVarTuple, Unpack, overload
 
 from .converters import DataConverter
+from .headers import Headers, HeaderSource, headers_of_start
 from .options import (
     Durability,
     IdConflictPolicy,
@@ -14,6 +15,7 @@ from .options import (
     RetryPolicy,
     Seconds,
     asked,
+    check_options,
     id_policies,
     present,
     workflow_timeouts,
@@ -43,6 +45,8 @@ class RunOptions(TypedDict, total=False):
     """When it runs, again and again, each time after its last end."""
     memo: Mapping[str, object] | None
     search_attributes: Mapping[str, object] | None
+    headers: Headers | None
+    """Texts that its activities, children and later runs have too; one that is open already keeps its own."""
     id_reuse_policy: IdReusePolicy | None
     """By default "allow-duplicate"."""
     id_conflict_policy: IdConflictPolicy | None
@@ -93,6 +97,7 @@ class WithStart(Generic[R]):
         self: WithStart[Any], workflow: str, /, *args: object, id: str, **options: Unpack[RunOptions]
     ) -> None: ...
     def __init__(self, workflow: Any, /, *args: *Ts, id: str, **options: Unpack[RunOptions]) -> None:
+        check_options(options, RunOptions, "WithStart")
         if not id:
             raise ValueError("WithStart needs an id: without one there is nothing that could be open already")
         self.workflow: Final = workflow
@@ -104,6 +109,7 @@ class WithStart(Generic[R]):
 def start_request(
     converter: DataConverter,
     identity: str,
+    header_source: HeaderSource | None,
     workflow: object,
     args: tuple[object, ...],
     *,
@@ -116,6 +122,7 @@ def start_request(
     cron_schedule: str = "",
     memo: Mapping[str, object] | None = None,
     search_attributes: Mapping[str, object] | None = None,
+    headers: Headers | None = None,
     id_reuse_policy: IdReusePolicy | None = None,
     id_conflict_policy: IdConflictPolicy | None = None,
     durability: Durability | None = None,
@@ -133,6 +140,7 @@ def start_request(
         cron_schedule=cron_schedule,
         memo=converter.encode_optional(memo, f"the memo of {type!r}", SMALL_PAYLOAD_BYTES_MAX),
         search_attributes=encode_optional(search_attributes, f"the search attributes of {type!r}"),
+        headers=headers_of_start(header_source, headers),
         identity=identity,
         **id_policies(id_reuse_policy, id_conflict_policy),
         **asked(durability),

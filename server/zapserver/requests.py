@@ -97,6 +97,7 @@ class TaskOptions(Request):
     start_to_close_ms: int = 0
     heartbeat_ms: int = 0
     memo: msgspec.Raw = ABSENT
+    headers: dict[str, str] | None = None
     id_reuse_policy: str = ""
     id_conflict_policy: str = ""
 
@@ -134,6 +135,7 @@ class StartRequest(ExecutionRequest):
     memo: msgspec.Raw = ABSENT
     search_attributes: dict[str, Any] | None = None
     cron_schedule: str = ""
+    headers: dict[str, str] | None = None
     identity: str = ""
     signal_name: str = ""
     signalName: str = ""  # noqa: N815
@@ -246,6 +248,7 @@ class SubscribeRequest(Request):
     identity: str = ""
     sdk_name: str = ""
     sdk_version: str = ""
+    build_id: str = ""
     slots: int | None = None
     types: list[str] | None = None
     replays: bool = False
@@ -319,6 +322,7 @@ class ActionBody(msgspec.Struct):
     heartbeat_ms: int = 0
     memo: msgspec.Raw = ABSENT
     search_attributes: dict[str, Any] | None = None
+    headers: dict[str, str] | None = None
 
     def action(self) -> Action:
         return Action(
@@ -332,6 +336,7 @@ class ActionBody(msgspec.Struct):
             timeouts=workflow_timeouts(self.timeouts),
             task_timeouts=_task_timeouts(self),
             search_attributes=self.search_attributes,
+            headers=self.headers,
         )
 
 

@@ -56,6 +56,10 @@ def info(execution: Execution) -> dict[str, Any]:
 def full_info(execution: Execution) -> dict[str, Any]:
     """With the payloads: input, result and failure."""
     shape = info(execution)
+    if execution.headers:
+        shape["headers"] = execution.headers
+    if execution.build_id:
+        shape["build_id"] = execution.build_id
     for name in ("input", "result", "failure"):
         value = getattr(execution, name)
         if value is not None:
@@ -139,7 +143,7 @@ def waiting(item: Waiting) -> dict[str, Any]:
     shape: dict[str, Any] = {"what": item.what, "reason": item.reason, "since": rfc3339(item.since_ms)}
     if item.until_ms is not None:
         shape["until"] = rfc3339(item.until_ms)
-    for name in ("activity_id", "identity", "attempt"):
+    for name in ("activity_id", "identity", "build_id", "attempt"):
         value = getattr(item, name)
         if value:
             shape[name] = value
@@ -190,7 +194,7 @@ def _action(action: Action) -> dict[str, Any]:
     shape: dict[str, Any] = {"workflow_type": action.type, "task_queue": action.task_queue}
     if action.is_task:
         shape["is_task"] = True
-    for name in ("workflow_id", "input", "memo", "search_attributes"):
+    for name in ("workflow_id", "input", "memo", "search_attributes", "headers"):
         value = getattr(action, name)
         if value:
             shape[name] = value

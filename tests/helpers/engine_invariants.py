@@ -82,6 +82,8 @@ class Watch:
         _check_peers(s)
         for execution in s.executions.values():
             _check_execution(s, execution, waiting)
+            if execution.parent is not None and (parent := s.executions.get(execution.parent.run_id)) is not None:
+                assert execution.headers == parent.headers, "a child without its parent's headers"
         _check_kept(s, self._store)
         self._check_ends_are_final()
         _check_indexes(s)
@@ -104,6 +106,8 @@ class Watch:
                     assert subscription.held <= subscription.slots, "a delivery beyond the credits"
                     assert effect.peer not in self._full, "a delivery to a peer that has not taken what it got"
                     assert subscription.serves(task.type), "a delivery of a type that was not asked for"
+                    if not isinstance(effect, DeliverWorkflowTask) or not effect.replays:
+                        assert effect.headers == task.execution.headers
                 if isinstance(effect, DeliverWorkflowTask) and effect.replays:
                     _check_delivered_history(effect)
                     if task is not None:

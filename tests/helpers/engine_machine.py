@@ -61,8 +61,10 @@ SPECS = st.builds(
 FAILURES = st.sampled_from(
     [failure(), failure(code="Fatal"), failure(code="CanceledError"), failure(non_retryable=True), b"garbage", b"\xff"]
 )
+HEADERS = st.sampled_from([None, None, {}, {"trace": "1"}, {"trace": "2"}, {"\n": "refused"}])
 TASKS = st.builds(
     c.StartTask,
+    headers=HEADERS,
     type=TYPES,
     task_queue=QUEUES,
     workflow_id=IDS,
@@ -73,6 +75,7 @@ TASKS = st.builds(
 )
 WORKFLOWS = st.builds(
     c.StartWorkflow,
+    headers=HEADERS,
     type=TYPES,
     task_queue=QUEUES,
     workflow_id=IDS,
@@ -334,7 +337,15 @@ class EngineMachine(Machine):
         known = self.d.engine._state.peers.get(peer)
         id = pick_one(list(known.subscriptions), pick) if known is not None and known.subscriptions else "unknown"
         commands: dict[str, c.Command[Any]] = {
-            "subscribe": c.Subscribe(peer=peer, kind=kind, task_queue=queue, slots=slots, types=types, replays=replays),
+            "subscribe": c.Subscribe(
+                peer=peer,
+                kind=kind,
+                task_queue=queue,
+                slots=slots,
+                types=types,
+                build_id=("", "b1")[peer % 2],
+                replays=replays,
+            ),
             "slots": c.SetSlots(peer=peer, subscription_id=id, slots=1 if slots is None else slots),
             "unsubscribe": c.Unsubscribe(peer=peer, subscription_id=id),
             "lose": c.PeerLost(peer=peer, reason="gone"),

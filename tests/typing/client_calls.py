@@ -8,7 +8,16 @@ from __future__ import annotations
 from typing import Any, assert_type
 
 import zaptasks
-from zaptasks import AsyncClient, TaskHandle, WithStart, WorkflowContext, WorkflowHandle, workflow
+from zaptasks import (
+    AsyncClient,
+    BlockingWorkflowHandle,
+    Client,
+    TaskHandle,
+    WithStart,
+    WorkflowContext,
+    WorkflowHandle,
+    workflow,
+)
 
 
 @workflow.defn
@@ -146,6 +155,52 @@ async def accepted(client: AsyncClient) -> None:
     await client.now("mail", id="m", id_reuse_policy="allow-duplicate-failed-only")
     async with zaptasks.aio.open_client() as other:
         assert_type(await other.execute_workflow(greet, "x"), str)
+
+
+def accepted_blocking(client: Client) -> None:
+    handle = client.start_workflow(Order.run, "x", 1, id="o", task_queue="orders")
+    assert_type(handle, BlockingWorkflowHandle[float])
+    assert_type(handle.result(), float)
+    assert_type(handle.result(int, timeout=3), int)
+    assert_type(client.start_workflow(Order, "x", 1), BlockingWorkflowHandle[float])
+    assert_type(client.start_workflow(greet, "x"), BlockingWorkflowHandle[str])
+    assert_type(client.start_workflow(held, 3), BlockingWorkflowHandle[bytes])
+    assert_type(client.start_workflow("order", 3), BlockingWorkflowHandle[Any])
+    assert_type(client.execute_workflow(Order.run, "x", 1, timeout=3, id="o"), float)
+    assert_type(client.execute_workflow(greet, "x", timeout=3), str)
+    assert_type(handle.query(Order.item, 3), bytes)
+    assert_type(handle.update(Order.rename, "x", timeout=3), int)
+    assert_type(handle.update("rename", "x"), Any)
+    handle.signal(Order.approve, "ada")
+    handle.signal("approve", 3)
+    assert_type(handle.reset(3), BlockingWorkflowHandle[float])
+    start = WithStart(Order.run, "x", 1, id="o")
+    assert_type(client.signal_with_start(Order.approve, "ada", start=start), BlockingWorkflowHandle[float])
+    assert_type(
+        client.update_with_start(Order.rename, "x", start=start, timeout=3), tuple[BlockingWorkflowHandle[float], int]
+    )
+    assert_type(client.get_handle_for(Order, "o"), BlockingWorkflowHandle[float])
+    assert_type(client.get_handle("o", result_type=int).result(), int)
+    for info in client.list():
+        assert_type(info.workflow_id, str)
+    for event in handle.history():
+        assert_type(event.event_type, str)
+    assert_type(client.now("mail").result(), Any)
+    assert_type(client.now("mail").result(str, timeout=3), str)
+
+
+def refused_blocking(client: Client, handle: BlockingWorkflowHandle[int], start: WithStart[int]) -> None:
+    client.start_workflow(Order.run, 1, "x")  # refused
+    client.start_workflow(Order.run, "x", 1, queue="orders")  # refused
+    client.execute_workflow(greet, 3)  # refused
+    text: str = client.execute_workflow(Order, "x", 1)  # refused
+    handle.query(Order.item, "x")  # refused
+    handle.update(Order.rename, 3)  # refused
+    handle.signal(Order.approve, 3)  # refused
+    handle.result(timeout="soon")  # refused
+    client.signal_with_start(Order.approve, 3, start=start)  # refused
+    client.update_with_start(Order.rename, 3, start=start)  # refused
+    print(text)
 
 
 async def refused(client: AsyncClient, handle: WorkflowHandle[int], start: WithStart[int]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, assert_type
 
-from zaptasks import workflow
+from zaptasks import RetryPolicy, workflow
 
 
 async def charge(item: str, amount: int) -> float:
@@ -84,6 +84,8 @@ async def accepted(mailer: Mailer) -> None:
     assert_type(await (await workflow.start_child_workflow(greet, "x")).result(), str)
     assert_type(await workflow.execute_local_activity(charge, "x", 1), float)
     assert_type(await workflow.execute_local_activity(resize, "x"), bytes)
+    policy = RetryPolicy(initial_interval=0.1, maximum_attempts=3)
+    assert_type(await workflow.execute_local_activity(charge, "x", 1, start_to_close=2, retry_policy=policy), float)
     assert_type(workflow.side_effect(lambda: 3), int)
     assert_type(workflow.side_effect(object, type=int), int)
     assert_type(await workflow.wait_signal("x", int), int)
@@ -127,6 +129,9 @@ async def refused(mailer: Mailer) -> None:
     number: int = await workflow.execute_child_workflow(greet, "x")  # refused
     workflow.start_activity(charge, "x", 1, on_cancel="perhaps")  # refused
     await workflow.execute_local_activity(resize, 3)  # refused
+    await workflow.execute_local_activity(resize, "x", start_to_close="soon")  # refused
+    await workflow.execute_local_activity(resize, "x", task_queue="q")  # refused
+    await workflow.execute_activity(resize, "x", start_to_closed=3)  # refused
     send, _ = workflow.open_memory_channel[int](0)
     await send.send("x")  # refused
     async with workflow.open_nursery() as nursery:

@@ -167,15 +167,15 @@ _PAGE: Final = "page_size? next_page_token?"
 _START: Final = "namespace? workflow_type task_queue? workflow_id? run_id? input? "
 _START_MORE: Final = (
     "request_id? retry_policy? timeouts? memo? search_attributes? cron_schedule? identity? id_reuse_policy?"
-    " id_conflict_policy? eager_subscription?"
+    " id_conflict_policy? headers? eager_subscription?"
 )
 _UPDATE: Final = "update_name update_id? args? wait?"
 _UPDATED: Final = "workflow_id run_id update_id stage result? failure?"
 _SCHEDULE: Final = "id spec action paused schedule info"
-_SUBSCRIBE: Final = "namespace? task_queue identity? sdk_name? sdk_version? slots? types?"
+_SUBSCRIBE: Final = "namespace? task_queue identity? sdk_name? sdk_version? build_id? slots? types?"
 _STARTS_NOTE: Final = (
-    "id_reuse_policy and what follows it are ours; eager_subscription names a worker of the starter's own, which gets"
-    " the first workflow task if it has a slot free"
+    "id_reuse_policy and what follows it are ours: headers is an object of texts, eager_subscription names a worker of"
+    " the starter's own, which gets the first workflow task if it has a slot free"
 )
 
 OPCODES: Final = (
@@ -295,9 +295,9 @@ OPCODES: Final = (
         Op.SUBSCRIBE_WORKFLOW_TASKS,
         _SUBSCRIBE + " replays?",
         "subscription_id",
-        "slots, types and replays are ours",
+        "build_id, slots, types and replays are ours",
     ),
-    _call(Op.SUBSCRIBE_ACTIVITY_TASKS, _SUBSCRIBE, "subscription_id", "slots and types are ours"),
+    _call(Op.SUBSCRIBE_ACTIVITY_TASKS, _SUBSCRIBE, "subscription_id", "build_id, slots and types are ours"),
     _respond(
         Op.RESPOND_WORKFLOW_TASK_COMPLETED,
         "commands?",
@@ -312,13 +312,14 @@ OPCODES: Final = (
     _push(
         Op.DELIVER_WORKFLOW_TASK,
         "task_token workflow_id run_id workflow_type_name input? attempt? history? previous_event_id? last_event_id?"
-        " next_event_id? updates?",
-        "attempt and what follows it are ours; a worker that replays gets the history, and no input beside it",
+        " next_event_id? task_timeout_ms? updates? headers?",
+        "attempt and what follows it are ours; a worker that replays gets the history, without input and headers",
     ),
     _push(
         Op.DELIVER_ACTIVITY_TASK,
         "task_token workflow_id run_id activity_id activity_type_name input? scheduled_time_ms"
-        " start_to_close_timeout_ms? heartbeat_timeout_ms? attempt? maximum_attempts? kind? heartbeat_details?",
+        " start_to_close_timeout_ms? heartbeat_timeout_ms? attempt? maximum_attempts? kind? heartbeat_details?"
+        " headers?",
         "attempt and what follows it are ours",
     ),
     _push(Op.DELIVER_ACTIVITY_RESULT, "activity_id result? failure?"),

@@ -39,6 +39,7 @@ from .children import (
 from .definition import Definition, definition_of, defn, query, run, signal, update
 from .effects import (
     SignalChannel,
+    all_handlers_finished,
     continue_as_new,
     deprecate_patch,
     info,
@@ -74,7 +75,7 @@ from .errors import (
     WouldBlock,
 )
 from .execution import ContinueAsNew, LocalCall, Run, WorkflowInfo
-from .local_activities import execute_local_activity
+from .local_activities import LocalActivityOptions, execute_local_activity
 from .scheduler import checkpoint, checkpoint_if_cancelled
 from .scopes import (
     TASK_STATUS_IGNORED,
@@ -114,6 +115,7 @@ __all__ = [
     "ExternalFailed",
     "ExternalWorkflow",
     "ForeignAwait",
+    "LocalActivityOptions",
     "LocalCall",
     "Lock",
     "MemoryReceiveChannel",
@@ -134,6 +136,7 @@ __all__ = [
     "WorkflowTaskError",
     "WorkflowTaskHandler",
     "WouldBlock",
+    "all_handlers_finished",
     "answer_body",
     "checkpoint",
     "checkpoint_if_cancelled",

@@ -11,7 +11,7 @@ from zaptasks.arguments import result_reader
 from zaptasks.errors import ActivityFailed, PayloadError
 from zaptasks.handlers import name_of
 from zaptasks.json_types import Reader
-from zaptasks.options import RetryPolicy, Seconds, to_ms
+from zaptasks.options import RetryPolicy, Seconds, check_options, to_ms
 from zaptasks.payloads import encode_arguments
 
 from . import commands as c
@@ -142,6 +142,13 @@ class ActivityHandle(Generic[R]):
 
 
 def _start(
+    function: str, activity: str | Callable[..., Any], args: tuple[object, ...], options: ActivityOptions
+) -> ActivityHandle[Any]:
+    check_options(options, ActivityOptions, function)
+    return _ask(activity, args, **options)
+
+
+def _ask(
     activity: str | Callable[..., Any],
     args: tuple[object, ...],
     *,
@@ -204,7 +211,7 @@ async def execute_activity(
     is asked to stop, with the reason of the cancel, and its end is waited for.
     """
     await checkpoint_if_cancelled()
-    handle = _start(activity, args, **options)
+    handle = _start("execute_activity", activity, args, options)
     return await handle.result()
 
 
@@ -236,7 +243,7 @@ def start_activity(
     **options: Unpack[ActivityOptions],
 ) -> ActivityHandle[Any]:
     """Like `execute_activity`, without waiting: `await handle.result()` waits, and may be called by any task."""
-    return _start(activity, args, **options)
+    return _start("start_activity", activity, args, options)
 
 
 @overload
@@ -261,7 +268,7 @@ async def execute_activity_method(
 ) -> Any:
     """Like `execute_activity`, for a method named through its class: `execute_activity_method(Mailer.send, mail)`."""
     await checkpoint_if_cancelled()
-    handle = _start(activity, args, **options)
+    handle = _start("execute_activity_method", activity, args, options)
     return await handle.result()
 
 
@@ -286,4 +293,4 @@ def start_activity_method(
     **options: Unpack[ActivityOptions],
 ) -> ActivityHandle[Any]:
     """Like `start_activity`, for a method named through its class."""
-    return _start(activity, args, **options)
+    return _start("start_activity_method", activity, args, options)

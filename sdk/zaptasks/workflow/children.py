@@ -8,7 +8,7 @@ from uuid import NAMESPACE_OID, uuid5
 
 from zaptasks.arguments import result_reader
 from zaptasks.json_types import Reader
-from zaptasks.options import RetryPolicy, Seconds, workflow_timeouts
+from zaptasks.options import RetryPolicy, Seconds, check_options, workflow_timeouts
 from zaptasks.payloads import encode_arguments, encode_memo, encode_optional
 
 from . import commands as c
@@ -161,7 +161,12 @@ class ChildHandle(ExternalWorkflow, Generic[R]):
         return self._on_cancel != "wait"
 
 
-def _start(
+def _start(function: str, workflow: object, args: tuple[object, ...], options: ChildOptions) -> ChildHandle[Any]:
+    check_options(options, ChildOptions, function)
+    return _ask(workflow, args, **options)
+
+
+def _ask(
     workflow: object,
     args: tuple[object, ...],
     *,
@@ -242,7 +247,7 @@ async def execute_child_workflow(
     to end, with the reason of the cancel, and its end is waited for.
     """
     await checkpoint_if_cancelled()
-    handle = _start(workflow, args, **options)
+    handle = _start("execute_child_workflow", workflow, args, options)
     return await handle.result()
 
 
@@ -282,6 +287,6 @@ async def start_child_workflow(
 ) -> ChildHandle[Any]:
     """Like `execute_child_workflow`, but return once the child has begun; `await handle.result()` waits for its end."""
     await checkpoint_if_cancelled()
-    handle = _start(workflow, args, **options)
+    handle = _start("start_child_workflow", workflow, args, options)
     await handle.started()
     return handle

@@ -110,8 +110,9 @@ def continue_as_new(
 ) -> NoReturn:
     """End this run and begin another of the same id with `args`: for workflows that would grow without end.
 
-    It leaves as an exception, through `finally` blocks; handlers that still run are waited for. What is not given
-    stays as it was. Signals that this run has not seen go to the next one.
+    It leaves as an exception, through `finally` blocks. What is not given stays as it was. Signals that this run did
+    not see go to the next one. Handlers that still run are waited for; what they change is not in `args`: wait for
+    `all_handlers_finished` before; a warning in the log says where this was forgotten.
     """
     current_task().check_may_change("continue as new")
     name = "" if workflow is None else workflow_name(workflow)
@@ -125,6 +126,14 @@ def continue_as_new(
             search_attributes=None if search_attributes is None else dict(search_attributes),
         )
     )
+
+
+def all_handlers_finished() -> bool:
+    """Whether no signal or update handler runs now: `await workflow.wait_condition(workflow.all_handlers_finished)`.
+
+    Not for handlers themselves, which would wait for their own end.
+    """
+    return current_run().handlers_running == 0
 
 
 # --- signals, queries and updates of plain functions ------------------------------------------------------
@@ -205,7 +214,10 @@ def _add(kind: str, name: str, function: Callable[..., object]) -> Bound:
 
 
 class _WorkflowLogger(logging.LoggerAdapter[logging.Logger]):
-    """Logs under `zaptasks.workflow`, with the type and id of the run before every message; silent in a replay."""
+    """Logs under `zaptasks.workflow`, with the type and id of the run before every message; silent in a replay.
+
+    The records have the run's `headers`, for formatters and filters.
+    """
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802
         run = _run_or_none()
@@ -213,7 +225,10 @@ class _WorkflowLogger(logging.LoggerAdapter[logging.Logger]):
 
     def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
         run = _run_or_none()
-        return (msg if run is None else f"{run.info.type} {run.info.workflow_id}: {msg}"), kwargs
+        if run is None:
+            return msg, kwargs
+        kwargs["extra"] = {"headers": run.info.headers, **(kwargs.get("extra") or {})}
+        return f"{run.info.type} {run.info.workflow_id}: {msg}", kwargs
 
 
 def _run_or_none() -> Run | None:

@@ -34,7 +34,8 @@ import msgspec
 from zaptasks.arguments import ArgumentsError
 from zaptasks.errors import PayloadError
 from zaptasks.failures import canceled_failure, failure_of
-from zaptasks.options import SPAN_SECONDS_MAX
+from zaptasks.headers import Headers
+from zaptasks.options import SPAN_SECONDS_MAX, RetryPolicy
 from zaptasks.payloads import encode_payload
 from zapwire.failure import DECODE_ERROR, Failure, encode_failure
 
@@ -76,6 +77,8 @@ class WorkflowInfo:
     parent_run_id: str = ""
     continued_run_id: str = ""
     """The run before this one, where this one continues it."""
+    headers: Headers = field(default_factory=dict)
+    """What the start gave along. The runs that follow this one and its children have the same."""
 
 
 class ContinueAsNew(BaseException):
@@ -112,6 +115,10 @@ class LocalCall:
     function: Callable[..., Any]
     args: tuple[object, ...]
     place: Place
+    start_to_close: float | None = None
+    """Seconds for one attempt."""
+    retry_policy: RetryPolicy | None = None
+    """None: one attempt."""
 
 
 class Run:
@@ -141,6 +148,8 @@ class Run:
         self._result: bytes | None = None
         self._next: ContinueAsNew | None = None
         self._is_main_done = False
+        self.handlers_running = 0
+        """Signal and update handlers that have begun and not ended."""
         self._unseen: deque[h.Event] = deque()
         self._answers: list[_Answer] = []
         self._answers_dropped = 0
@@ -367,6 +376,7 @@ class Run:
             parent_workflow_id=event.get("parentWorkflowId", str),
             parent_run_id=event.get("parentRunId", str),
             continued_run_id=event.get("continuedRunId", str),
+            headers=event.get("headers", dict[str, str]),
         )
         self._spawn("0", self._main, event.payload("input"), name=self.definition.name)
 
@@ -386,10 +396,21 @@ class Run:
                 if not isinstance(alone, ContinueAsNew):
                     raise
                 self._next = alone
+                self._warn_of_handlers()
             else:
                 self._result = encode_payload(value, f"the result of {self.info.type!r}")
         finally:
             self._is_main_done = True
+
+    def _warn_of_handlers(self) -> None:
+        if self.handlers_running and not self.is_replaying:
+            log.warning(
+                "%s %s continues as new while %d of its handlers run: what they change is lost to the next run. Before,"
+                " it should `await workflow.wait_condition(workflow.all_handlers_finished)`",
+                self.info.type,
+                self.info.workflow_id,
+                self.handlers_running,
+            )
 
     def _how_it_ended(self) -> c.End:
         error = self._root.error()
@@ -443,14 +464,18 @@ class Run:
             # A sender's mistake is not the workflow's: it must not end for it.
             log.error("a signal %r to %s was dropped: %s", bound.name, self.info.workflow_id, error)
             return
+        self.handlers_running += 1
         self._spawn(path, self._handle_signal, bound, args, name=f"signal {bound.name!r}")
 
     async def _handle_signal(self, bound: Bound, args: tuple[object, ...]) -> None:
-        if bound.is_method and self.instance is None:
-            return  # the workflow failed before it had begun
-        value = bound.call(self.instance, args)
-        if bound.is_async:
-            await value
+        try:
+            if bound.is_method and self.instance is None:
+                return  # the workflow failed before it had begun
+            value = bound.call(self.instance, args)
+            if bound.is_async:
+                await value
+        finally:
+            self.handlers_running -= 1
 
     def add_handler(self, kind: str, bound: Bound) -> None:
         """A handler that the running code brings: it gets what came before as well."""
@@ -494,6 +519,7 @@ class Run:
             what = "nothing takes an update of that name" if bound is None else "the workflow has ended"
             raise self._matching.mismatch(f"update {update_id!r}", f"accepted update {name!r}", what, UNKNOWN)
         self._updates += 1
+        self.handlers_running += 1
         self._spawn(
             f"u{self._updates}",
             self._handle_update,
@@ -519,6 +545,8 @@ class Run:
             self._complete_update(c.CompleteUpdate(update_id=update_id, failure=failure))
         else:
             self._complete_update(c.CompleteUpdate(update_id=update_id, result=msgspec.Raw(payload)))
+        finally:
+            self.handlers_running -= 1
 
     def _complete_update(self, command: c.CompleteUpdate) -> None:
         if command.update_id in self._completed_updates:

@@ -44,6 +44,8 @@ class WorkflowTask(msgspec.Struct, frozen=True, kw_only=True):
     last_event_id: int = 0
     next_event_id: int = 0
     """The first event that is missing of what was to come along; 0 for none."""
+    task_timeout_ms: int = 10_000
+    """How long the server waits for the answer."""
     updates: list[UpdateRequest] = []
 
 

@@ -65,6 +65,7 @@ def _start_command(call: Call, request: StartRequest, update: UpdateExecution | 
         cron_schedule=request.cron_schedule,
         memo=payload(request.memo, "memo", SMALL_PAYLOAD_BYTES_MAX),
         search_attributes=request.search_attributes,
+        headers=request.headers,
         identity=request.identity or call.peer_name,
         signal_name=request.signal,
         signal_input=payload(request.signal_input, "signal_input"),

@@ -45,6 +45,7 @@ def _subscribe(kind: QueueKind, call: Call, request: SubscribeRequest) -> object
             identity=request.identity or call.peer_name,
             slots=request.slots,
             types=None if request.types is None else frozenset(request.types),
+            build_id=request.build_id,
             replays=request.replays,
         )
     )

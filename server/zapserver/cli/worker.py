@@ -26,6 +26,7 @@ from zaptasks.worker import MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
     "--threads", type=click.IntRange(1), default=MAX_THREADS, show_default=True, help="Of those, `def` handlers."
 )
 @click.option("--identity", default="", help="Who it is to people who look at the server.")
+@click.option("--build-id", default="", help="Which build of the code this is, for histories and `explain`.")
 @click.option(
     "--shutdown-timeout",
     type=click.FloatRange(0),
@@ -44,6 +45,7 @@ def worker(
     slots: int,
     threads: int,
     identity: str,
+    build_id: str,
     shutdown_timeout: float,
     log_format: str,
     log_level: str,
@@ -66,6 +68,7 @@ def worker(
                 workflows=handlers.workflows,
                 slots=slots,
                 max_threads=threads,
+                build_id=build_id,
                 shutdown_timeout=shutdown_timeout,
             )
 

@@ -20,6 +20,8 @@ from zapserver.engine.retry import RetryPolicy
 
 Payload: TypeAlias = msgspec.Raw
 PeerKey: TypeAlias = int
+Headers: TypeAlias = dict[str, str]
+"""Small texts that a starter gives along: whatever belongs to the execution sees them."""
 Waiter: TypeAlias = Hashable
 """Whatever the shell needs to find the call again that waits for an answer."""
 
@@ -175,6 +177,7 @@ class Action(_Struct, frozen=True):
     """Of a one-shot task."""
     search_attributes: dict[str, Any] | None = None
     """Of a workflow."""
+    headers: Headers | None = None
 
 
 class ScheduleSpec(_Struct, frozen=True):
@@ -206,6 +209,7 @@ class StartTask(Command[Started], frozen=True):
     retry_policy: RetryPolicy | None = None
     timeouts: ActivityTimeouts | None = None
     memo: Payload | None = None
+    headers: Headers | None = None
     identity: str = ""
     id_reuse: IdReuse = IdReuse.ALLOW
     id_conflict: IdConflict = IdConflict.FAIL
@@ -223,6 +227,7 @@ class StartWorkflow(Command[Started], frozen=True):
     cron_schedule: str = ""
     memo: Payload | None = None
     search_attributes: dict[str, Any] | None = None
+    headers: Headers | None = None
     identity: str = ""
     signal_name: str = ""
     """Given: signal-with-start. An open execution of this id is signaled instead, unless it is to be terminated."""
@@ -348,6 +353,8 @@ class Subscribe(Command[Subscribed], frozen=True):
     """At most so many unfinished deliveries; None for a peer that does not say."""
     types: frozenset[str] | None = None
     """Deliver only these types; None for all."""
+    build_id: str = ""
+    """Which build of its code the worker runs, for people: nothing is routed by it."""
     replays: bool = False
     """A workflow worker that gets the history and answers with commands; else one of the Go kind, which holds its task
     for as long as the run lasts."""

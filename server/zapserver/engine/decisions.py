@@ -81,8 +81,8 @@ def complete(s: State, task: WorkflowTask, commands: tuple[c.TaskCommand, ...], 
         EventType.WORKFLOW_TASK_COMPLETED,
         now_ms,
         seenEventId=task.last_event_id,
-        identity=lease.identity,
         attempt=task.attempt,
+        **lease.holder,
     )
     if _would_overflow(s, execution, commands):
         text = (

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from zapserver.engine.commands import Payload, PeerKey, Status, UpdateStage, Waiter
+from zapserver.engine.commands import Headers, Payload, PeerKey, Status, UpdateStage, Waiter
 from zapserver.engine.errors import EngineError
 from zapserver.engine.records import Event
 
@@ -40,12 +40,16 @@ class DeliverWorkflowTask(_Effect, frozen=True):
     workflow_type: str
     input: Payload | None
     attempt: int
+    headers: Headers | None = None
+    """To a worker of the Go kind; a replaying one reads them in the history."""
     replays: bool = False
     history: tuple[Event, ...] = ()
     previous_event_id: int = 0
     last_event_id: int = 0
     next_event_id: int = 0
     """Zero: the history is all here."""
+    task_timeout_ms: int = 0
+    """How long a replaying worker has for it."""
     updates: tuple[UpdateRequest, ...] = ()
 
 
@@ -64,6 +68,7 @@ class DeliverActivityTask(_Effect, frozen=True):
     maximum_attempts: int
     is_task: bool
     heartbeat_details: Payload | None
+    headers: Headers | None
 
 
 class DeliverActivityResult(_Effect, frozen=True):

@@ -292,6 +292,8 @@ def _subscribe(s: State, command: c.Subscribe, now_ms: int) -> c.Subscribed:
     check_name("task queue", command.task_queue, s.limits)
     if command.replays and command.kind is not c.QueueKind.WORKFLOW:
         raise Invalid("replays is for workflow tasks; an activity worker has nothing to replay")
+    if command.build_id:
+        check_name("build id", command.build_id, s.limits)
     slots = _slots(s, s.limits.slots_max if command.slots is None else command.slots)
     types = 0 if command.types is None else len(command.types)
     if types > s.limits.types_per_subscription_max:
@@ -312,6 +314,7 @@ def _subscribe(s: State, command: c.Subscribe, now_ms: int) -> c.Subscribed:
         identity=command.identity,
         slots=slots,
         types=command.types,
+        build_id=command.build_id,
         is_full=peer is not None and peer.is_full,
         replays=command.replays,
     )

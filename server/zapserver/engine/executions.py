@@ -48,6 +48,7 @@ from zapserver.engine.retry import INTERVAL_MS_MAX, TASK_RETRY
 from zapserver.engine.specs import next_due_ms, read_spec
 from zapserver.engine.state import State
 from zapserver.engine.validation import (
+    check_headers,
     check_name,
     check_request_id,
     check_search_attributes,
@@ -79,6 +80,7 @@ def start_task(s: State, command: StartTask, now_ms: int, *, schedule_id: str = 
     check_name("task type", command.type, s.limits)
     check_name("task queue", command.task_queue, s.limits)
     check_request_id(command.request_id, s.limits)
+    check_headers(command.headers, s.limits)
     if command.timeouts is not None:
         check_timeouts(command.timeouts)
     request = registry.request_key("task", command.type, schedule_id, command.request_id)
@@ -100,6 +102,7 @@ def start_task(s: State, command: StartTask, now_ms: int, *, schedule_id: str = 
         start_ms=now_ms,
         first_start_ms=now_ms,
         memo=command.memo,
+        headers=command.headers or None,
         identity=command.identity,
         retry_policy=TASK_RETRY if command.retry_policy is None else command.retry_policy.normalized(),
         activity_timeouts=command.timeouts or TASK_TIMEOUTS,
@@ -119,6 +122,7 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
     check_request_id(command.request_id, s.limits)
     check_timeouts(command.timeouts)
     check_search_attributes(command.search_attributes)
+    check_headers(command.headers, s.limits)
     if command.signal_name:
         check_name("signal name", command.signal_name, s.limits)
     if command.update is not None:
@@ -158,6 +162,7 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
         first_start_ms=now_ms,
         memo=command.memo,
         search_attributes=command.search_attributes,
+        headers=command.headers or None,
         identity=command.identity,
         retry_policy=None if command.retry_policy is None else command.retry_policy.normalized(),
         timeouts=command.timeouts,
@@ -216,6 +221,8 @@ def admit(
         "taskQueue": execution.task_queue,
         "input": execution.input,
     }
+    if execution.headers:
+        attributes["headers"] = execution.headers
     if execution.identity:
         attributes["identity"] = execution.identity
     if execution.schedule_id:
@@ -372,6 +379,7 @@ def next_run(source: Execution, run_id: str, now_ms: int) -> Execution:
         first_start_ms=now_ms,
         memo=source.memo,
         search_attributes=source.search_attributes,
+        headers=source.headers,
         retry_policy=source.retry_policy,
         timeouts=source.timeouts,
         activity_timeouts=source.activity_timeouts,

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from zapserver.engine import histories, updates
 from zapserver.engine.effects import DeliverActivityTask, DeliverWorkflowTask, PeerFull
-from zapserver.engine.records import Activity, ActivityState, EventType, Peer, QueuedTask, Subscription, WorkflowTask
+from zapserver.engine.records import (
+    Activity,
+    ActivityState,
+    EventType,
+    Execution,
+    Peer,
+    QueuedTask,
+    Subscription,
+    WorkflowTask,
+)
 from zapserver.engine.state import State
 
 DELIVERY_BYTES = 500
@@ -81,13 +92,21 @@ def resume(s: State, peer: Peer, now_ms: int) -> None:
 
 def _deliver(s: State, task: QueuedTask, subscription: Subscription, now_ms: int) -> None:
     task.attempt += 1
+    execution = task.execution
+    if not isinstance(task, Activity) or execution.is_task:
+        execution.build_id = subscription.build_id
     if isinstance(task, Activity):
         _deliver_activity(s, task, subscription, now_ms)
-        _count(s, subscription, len(task.input or b"") + len(task.heartbeat_details or b""))
+        payload_bytes = len(task.input or b"") + len(task.heartbeat_details or b"")
+        _count(s, subscription, payload_bytes + _header_bytes(execution))
     else:
         assert isinstance(task, WorkflowTask)
         deliver = _deliver_to_replaying_worker if subscription.replays else _deliver_to_holder
         _count(s, subscription, deliver(s, task, subscription, now_ms))
+
+
+def _header_bytes(execution: Execution) -> int:
+    return len(msgspec.json.encode(execution.headers)) if execution.headers else 0
 
 
 def _count(s: State, subscription: Subscription, payload_bytes: int) -> None:
@@ -116,7 +135,7 @@ def _deliver_activity(s: State, activity: Activity, subscription: Subscription, 
         now_ms,
         activityId=activity.activity_id,
         attempt=activity.attempt,
-        identity=lease.identity,
+        **lease.holder,
     )
     s.effects.append(
         DeliverActivityTask(
@@ -134,6 +153,7 @@ def _deliver_activity(s: State, activity: Activity, subscription: Subscription, 
             maximum_attempts=activity.retry_policy.maximum_attempts,
             is_task=execution.is_task,
             heartbeat_details=activity.heartbeat_details,
+            headers=execution.headers,
         )
     )
 
@@ -161,9 +181,10 @@ def _deliver_to_holder(s: State, task: WorkflowTask, subscription: Subscription,
             workflow_type=execution.type,
             input=execution.input,
             attempt=task.attempt,
+            headers=execution.headers,
         )
     )
-    return len(execution.input or b"")
+    return len(execution.input or b"") + _header_bytes(execution)
 
 
 def _deliver_to_replaying_worker(s: State, task: WorkflowTask, subscription: Subscription, now_ms: int) -> int:
@@ -194,6 +215,7 @@ def _deliver_to_replaying_worker(s: State, task: WorkflowTask, subscription: Sub
             previous_event_id=previous_event_id,
             last_event_id=task.last_event_id,
             next_event_id=told_event_id + 1 if told_event_id < task.last_event_id else 0,
+            task_timeout_ms=execution.task_timeout_ms,
             updates=requests,
         )
     )

@@ -15,6 +15,7 @@ import msgspec
 from zapserver.engine.commands import (
     Action,
     ActivityTimeouts,
+    Headers,
     Overlap,
     ParentClosePolicy,
     Payload,
@@ -145,6 +146,16 @@ class Lease:
     replays: bool = False
     has_updates: bool = False
     """Of a workflow task: updates went out with it."""
+    build_id: str = ""
+
+    @property
+    def holder(self) -> dict[str, str]:
+        """Who holds it, as the attributes of an event say it."""
+        return {"identity": self.identity, "buildId": self.build_id} if self.build_id else {"identity": self.identity}
+
+    def __str__(self) -> str:
+        """Who holds it, for people."""
+        return f"the worker {self.identity!r}" + (f" of build {self.build_id!r}" if self.build_id else "")
 
 
 @dataclass(slots=True, eq=False)
@@ -362,6 +373,10 @@ class Execution:
     """Why it was canceled or terminated."""
     memo: Payload | None = None
     search_attributes: dict[str, Any] | None = None
+    headers: Headers | None = None
+    """What its starter gave along for everything that belongs to it; those of a run go on to the next one."""
+    build_id: str = ""
+    """The build of the worker that had its task last; empty where that one names none."""
     request_keys: tuple[RequestKey, ...] = ()
     """The request ids that are answered with this execution."""
     identity: str = ""
@@ -437,12 +452,17 @@ class Execution:
         lease = None if self.task is None else self.task.lease
         return self.is_replayed or (lease is not None and lease.replays)
 
+    @property
+    def task_timeout_ms(self) -> int:
+        """How long a replaying worker has for a task of this run."""
+        return self.timeouts.task_ms or WORKFLOW_TASK_MS
+
     def task_due_by_ms(self) -> int | None:
         """Until when a replaying worker may answer the task that it has."""
         lease = None if self.task is None else self.task.lease
         if lease is None or not lease.replays:
             return None
-        return lease.started_ms + (self.timeouts.task_ms or WORKFLOW_TASK_MS)
+        return lease.started_ms + self.task_timeout_ms
 
     def times_out_ms(self) -> int | None:
         """When the run ends by a timeout of its own."""
@@ -610,6 +630,7 @@ class Subscription:
     identity: str
     slots: int
     types: frozenset[str] | None
+    build_id: str = ""
     held: int = 0
     """Unfinished deliveries; never more than `slots` at the moment of a delivery."""
     is_idle: bool = False

@@ -270,6 +270,7 @@ def adopt(s: State, old: State, live: Iterable[PeerKey], now_ms: int) -> None:
                 identity=known.identity,
                 slots=known.slots,
                 types=known.types,
+                build_id=known.build_id,
                 unknown_types=known.unknown_types,
                 replays=known.replays,
                 is_full=peer.is_full,

@@ -186,6 +186,7 @@ class State:
             now_ms,
             now_ms,
             subscription.replays,
+            build_id=subscription.build_id,
         )
         task.lease = lease
         self.touch_task(task)

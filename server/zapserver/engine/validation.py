@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from zapserver.engine import commands as c
-from zapserver.engine.commands import ActivityTimeouts, WorkflowTimeouts
+from zapserver.engine.commands import ActivityTimeouts, Headers, WorkflowTimeouts
 from zapserver.engine.errors import Invalid, TooLarge
 from zapserver.engine.limits import Limits
 from zapwire.failure import DECODE_ERROR, FAILURE_BYTES_MAX, decode_failure, encode_failure
@@ -81,6 +81,23 @@ def too_large(what: str, size: int, bytes_max: int, *, is_small: bool) -> TooLar
         f"the {what} has {size} bytes; at most {bytes_max} are allowed: keep it elsewhere and send where it is",
         limit="small-payload-bytes" if is_small else "payload-bytes",
     )
+
+
+def check_headers(headers: Headers | None, limits: Limits) -> None:
+    """Refuse headers that are no short, printable texts, or too long together. Raises `Invalid` and `TooLarge`."""
+    if not headers:
+        return
+    size = len(msgspec.json.encode(headers))
+    if size > limits.header_bytes_max:
+        raise TooLarge(
+            f"the headers have {size} bytes as JSON; at most {limits.header_bytes_max} are allowed: they are for ids"
+            " and names, send other data in the input",
+            limit="header-bytes",
+        )
+    for name, value in headers.items():
+        check_name("header name", name, limits)
+        if not value.isprintable():
+            raise Invalid(f"header {name[:80]!r} is {value[:80]!r}, which has control or unprintable characters")
 
 
 def check_request_id(request_id: str, limits: Limits) -> None:

@@ -73,7 +73,8 @@ def came_to_nothing(
     execution.task_failure = reason
     if execution.task_failures == 1 and execution.history_length < s.limits.history_events_max:
         # The first of a row only: a workflow that fails for a week must not fill its history.
-        s.record(execution, event_type, now_ms, attempt=task.attempt, reason=reason)
+        holder = {} if task.lease is None else task.lease.holder
+        s.record(execution, event_type, now_ms, attempt=task.attempt, reason=reason, **holder)
     s.touch(execution)
     if execution.task_failures <= IMMEDIATE_RETRIES:
         s.timers.update(execution)
