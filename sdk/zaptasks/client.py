@@ -36,6 +36,7 @@ from .options import (
     RetryPolicy,
     Seconds,
     asked,
+    check_bodies,
     present,
     to_ms,
     to_seconds,
@@ -208,8 +209,6 @@ async def open_client(
     compression, encryption. With `bodies="cbor"` calls, answers and what its workers are sent travel as CBOR where the
     server can read it.
     """
-    if bodies not in ("json", "cbor"):
-        raise ValueError(f'bodies is {bodies!r}: it must be "json" or "cbor"')
     address = zap or os.environ.get("TASKS_ZAP", "") or f"127.0.0.1:{ZAP_PORT}"
     host, port = parse_address(address)
     connector = Connector(
@@ -218,7 +217,7 @@ async def open_client(
         identity=identity or default_identity(),
         ssl_context=ssl_context,
         backoff=backoff,
-        bodies=bodies,
+        bodies=check_bodies(bodies),
     )
     seconds = to_seconds(timeout, "timeout")
     if not seconds:

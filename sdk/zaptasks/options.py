@@ -81,6 +81,13 @@ def id_policies(reuse: IdReusePolicy | None, conflict: IdConflictPolicy | None) 
     return found
 
 
+def check_bodies(bodies: Bodies) -> Bodies:
+    """The same. Raises `ValueError` for another word."""
+    if bodies not in get_args(Bodies):
+        raise ValueError(f'bodies is {bodies!r}: it must be "json" or "cbor"')
+    return bodies
+
+
 def asked(durability: Durability | None) -> dict[str, object]:
     """What asks a server for this level; nothing for None, the server's own. Raises `ValueError` for another word."""
     if durability is None:
