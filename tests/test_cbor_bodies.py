@@ -17,7 +17,18 @@ from tests.helpers.sdk_servers import Call, RealServer, open_fake_server, open_r
 from tests.helpers.workers import NO_RETRY, QUICK
 
 from zapserver import dispatch
-from zaptasks import AsyncClient, CallFailed, StartTask, TaskFailed, WithStart, aio, open_client, open_worker, workflow
+from zaptasks import (
+    AsyncClient,
+    CallFailed,
+    Client,
+    StartTask,
+    TaskFailed,
+    WithStart,
+    aio,
+    open_client,
+    open_worker,
+    workflow,
+)
 from zapwire.body import (
     BIGNUM_BYTES_MAX,
     cbor_from_json,
@@ -205,9 +216,12 @@ def test_it_is_asked_for_by_one_of_two_words() -> None:
 
     with pytest.raises(ValueError, match='bodies is \'xml\': it must be "json" or "cbor"'):
         trio.run(main, "xml")
+    wrong: Any = "xml"
+    with pytest.raises(ValueError, match="bodies is 'xml'"):
+        Client(zap="127.0.0.1:1", bodies=wrong)
 
 
-def test_asyncio_has_it_too() -> None:
+def test_the_other_clients_have_it_too() -> None:
     async def main(zap: str) -> None:
         async with aio.open_client(zap, bodies="cbor") as client, aio.open_worker(client, tasks=[echo]):
             assert await (await client.now("echo", 3)).result() == 3
@@ -216,6 +230,9 @@ def test_asyncio_has_it_too() -> None:
 
     with running_server() as server:
         asyncio.run(main(server.zap))
+        with Client(zap=server.zap, bodies="cbor") as client:
+            client.start_workflow("nobody", DATA, id="o", memo=DATA)
+            assert client.get_handle("o").describe().memo["text"] == DATA["text"]
 
 
 # --- the encodings ---------------------------------------------------------------------------------------
