@@ -33,7 +33,7 @@ from .handlers import Function, Handlers, Kind
 from .headers import HeaderSource
 from .interceptors import Interceptor
 from .metrics import NO_METRICS, MetricsHandler
-from .options import Seconds
+from .options import Bodies, Seconds
 from .trio_thread import Block
 from .worker import MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
 
@@ -142,6 +142,7 @@ async def open_client(
     backoff: Backoff | None = None,
     headers: HeaderSource | None = None,
     converter: DataConverter = PLAIN,
+    bodies: Bodies = "json",
 ) -> AsyncIterator[Client]:
     """Connect to the server at `zap`, as `zaptasks.open_client` does, for an asyncio program.
 
@@ -157,6 +158,7 @@ async def open_client(
         backoff=backoff,
         headers=headers,
         converter=converter,
+        bodies=bodies,
     )
     async with hold(manager) as (block, inner):
         client = Client(block, inner)

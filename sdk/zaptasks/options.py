@@ -24,6 +24,9 @@ IdReusePolicy: TypeAlias = Literal["allow-duplicate", "allow-duplicate-failed-on
 IdConflictPolicy: TypeAlias = Literal["fail", "use-existing", "terminate-existing"]
 """What a start does with an id that an open execution has: it is refused, joins that one, or ends it first."""
 
+Bodies: TypeAlias = Literal["json", "cbor"]
+"""In what calls, answers and deliveries travel."""
+
 SPAN_SECONDS_MAX: Final = 100 * 365 * 86_400
 """A hundred years: longer spans are a mistake of units, and the server refuses them."""
 
@@ -92,6 +95,13 @@ def id_policies(reuse: IdReusePolicy | None, conflict: IdConflictPolicy | None) 
             raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(map(repr, get_args(kind)))}, or None")
         found[name] = str(value)
     return found
+
+
+def check_bodies(bodies: Bodies) -> Bodies:
+    """The same. Raises `ValueError` for another word."""
+    if bodies not in get_args(Bodies):
+        raise ValueError(f'bodies is {bodies!r}: it must be "json" or "cbor"')
+    return bodies
 
 
 def asked(durability: Durability | None) -> dict[str, object]:

@@ -22,8 +22,9 @@ import msgspec
 import trio
 
 from zapwire.body import decode_json
+from zapwire.encodings import with_json
 from zapwire.envelope import Envelope
-from zapwire.errors import CallFailed, ConnectionLost, ZapError
+from zapwire.errors import BadBody, CallFailed, ConnectionLost, ZapError
 from zapwire.link import Link
 from zapwire.link_handler import RefusingHandler
 from zapwire.opcodes import Op
@@ -285,10 +286,11 @@ class Worker(RefusingHandler):
         if decoder is None or line is None:
             return
         try:
+            envelope = with_json(envelope)
             delivery = decoder.decode(envelope.body)
             if isinstance(delivery, WorkflowDelivery) and delivery.workflow_type_name in self._serving.types:
                 delivery = _workflow_tasks.decode(bytes(envelope.body))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.MsgspecError, BadBody, UnicodeDecodeError, RecursionError) as error:
             log.error("a delivery of the server cannot be read: opcode 0x%02X: %s", envelope.opcode, error)
             return
         match delivery:
