@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -90,10 +90,20 @@ async def test_a_process_is_used_again_and_there_are_no_more_than_allowed() -> N
     assert 1 <= len(pids) <= 2
 
 
-async def test_heartbeats_progress_output_and_logs_come_out(caplog: pytest.LogCaptureFixture) -> None:
-    async with served(tasks=[handlers.speak]) as (client, _):
+async def test_heartbeats_output_logs_and_metrics_come_out(caplog: pytest.LogCaptureFixture) -> None:
+    kept: list[tuple[str, float, dict[str, str]]] = []
+
+    class Kept:
+        def counter(self, name: str, amount: float, tags: Mapping[str, str]) -> None:
+            kept.append((name, amount, dict(tags)))
+
+        gauge = timer = counter
+
+    async with served(tasks=[handlers.speak], metrics=Kept()) as (client, _):
         handle = await client.now("speak", "to be", retry_policy=AT_ONCE)
         assert await handle.result() == [7, "to be", handle.workflow_id, ""]
+        tags = {"namespace": "default", "task_queue": "default", "activity_type": "speak", "lang": "en"}
+        assert kept == [("words", 2, tags)]
         assert [(item.value, item.attempt) async for item in handle.output()] == [("to", 1), ("be", 1)]
     assert f"[speak {handle.workflow_id} attempt 2] attempt 2 goes on" in caplog.messages
     assert ("shop.images", logging.ERROR, "from a library") in caplog.record_tuples

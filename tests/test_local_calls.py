@@ -232,7 +232,7 @@ MISSPELT: list[tuple[str, Callable[[], object], str]] = [
     (
         "start_activity_method",
         lambda: workflow.start_activity_method(Mailer.send, queue="x"),  # type: ignore[call-overload]
-        "task_queue, ",
+        "task_queue",
     ),
     ("execute_local_activity", lambda: workflow.execute_local_activity(nothing, task_queue="x"), "start_to_close, "),  # type: ignore[call-overload]
     ("execute_child_workflow", lambda: workflow.execute_child_workflow(child, workflow_id="x"), "id, task_queue, "),  # type: ignore[call-overload]

@@ -738,6 +738,57 @@ def test_values_stay_the_same_in_a_replay(forgetful: bool) -> None:
     assert datetime.fromisoformat(first[4]) == datetime.fromtimestamp(START_MS / 1000 + 1, UTC)
 
 
+def test_a_value_that_is_looked_at_often_is_kept_where_it_changed(forgetful: bool) -> None:
+    limits = iter([1, 1, 2, 2, 1])
+    asked: list[int] = []
+
+    def ask() -> int:
+        asked.append(next(limits))
+        return asked[-1]
+
+    @workflow.defn
+    async def follows() -> list[int]:
+        seen = []
+        for _ in range(5):
+            seen.append(workflow.mutable_side_effect("limit", ask))
+            await workflow.sleep(1)
+        return seen
+
+    world = World(follows, forgetful=forgetful)
+    started = world.start()
+    world.advance(5)
+    assert world.result(started) == [1, 1, 2, 2, 1]
+    assert asked == [1, 1, 2, 2, 1], "a replay asks nobody"
+    markers = [event.get("name", str) for event in world.history(started) if event.event_type == "MARKER_RECORDED"]
+    assert markers == ["mutable-side-effect/limit"] * 3
+
+
+def test_what_counts_as_a_change_is_the_callers_choice_and_ids_are_apart() -> None:
+    mails = [Mail("a"), Mail("b"), Mail("A")]
+
+    @workflow.defn
+    async def follows() -> list[str]:
+        def same(last: Mail, new: Mail) -> bool:
+            return last.to.lower() == new.to.lower()
+
+        seen = []
+        left = iter(mails)
+        for _ in mails:
+            seen.append(workflow.mutable_side_effect("mail", lambda: next(left), type=Mail, same=same).to)
+            seen.append(workflow.mutable_side_effect("copy", lambda: Mail("x"), type=Mail).to)
+        with pytest.raises(ValueError, match="the id of the mutable side effect '': it must be 1 to 200"):
+            workflow.mutable_side_effect("", lambda: 1)
+        return seen
+
+    world = World(follows)
+    started = world.start()
+    assert world.result(started) == ["a", "x", "b", "x", "A", "x"]
+    mails[1] = Mail("A")
+    assert world.result(world.start()) == ["a", "x", "a", "x", "a", "x"]
+    names = [event.get("name", str) for event in world.history(started) if event.event_type == "MARKER_RECORDED"]
+    assert names.count("mutable-side-effect/copy") == 1
+
+
 def test_each_task_draws_its_own_numbers() -> None:
     drawn: dict[str, float] = {}
 

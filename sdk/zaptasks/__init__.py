@@ -46,6 +46,7 @@ from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
 from .headers import Headers
 from .interceptors import Call, Interceptor, Proceed
 from .local import EngineStopped, LocalEngine, NoHandler, QueueFull
+from .metrics import Metrics, MetricsHandler
 from .options import Durability, IdConflictPolicy, IdReusePolicy, RetryPolicy, Seconds
 from .output import OutputItem
 from .records import (
@@ -108,6 +109,8 @@ __all__ = [
     "Interval",
     "LocalEngine",
     "LocalProtocolError",
+    "Metrics",
+    "MetricsHandler",
     "NamespaceInfo",
     "NoHandler",
     "NotSent",

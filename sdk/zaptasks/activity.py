@@ -21,6 +21,7 @@ from typing import Any, Final, NoReturn, TypeVar, overload
 
 from .context import CancelRequested, TaskContext, current_task
 from .handlers import Function, Kind, mark
+from .metrics import Metrics
 
 __all__ = [
     "CancelRequested",
@@ -33,6 +34,7 @@ __all__ = [
     "heartbeat_details",
     "info",
     "logger",
+    "metrics",
     "progress",
     "raise_if_canceled",
 ]
@@ -99,6 +101,10 @@ def raise_if_canceled() -> None:
 def complete_later() -> NoReturn:
     """End the handler and leave the attempt to whoever has `info().task_token`; see `TaskContext.complete_later`."""
     current_task().complete_later()
+
+
+metrics: Final = Metrics(lambda: current_task().metrics._find())
+"""Counts and measures for the worker's metrics handler, with the type of the activity as a tag."""
 
 
 class _Logger(logging.LoggerAdapter[logging.Logger]):

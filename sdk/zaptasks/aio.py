@@ -32,7 +32,8 @@ from .converters import PLAIN, DataConverter
 from .handlers import Function, Handlers, Kind
 from .headers import HeaderSource
 from .interceptors import Interceptor
-from .options import Seconds
+from .metrics import NO_METRICS, MetricsHandler
+from .options import Bodies, Seconds
 from .trio_thread import Block
 from .worker import MAX_PROCESSES, MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
 
@@ -141,6 +142,7 @@ async def open_client(
     backoff: Backoff | None = None,
     headers: HeaderSource | None = None,
     converter: DataConverter = PLAIN,
+    bodies: Bodies = "json",
 ) -> AsyncIterator[Client]:
     """Connect to the server at `zap`, as `zaptasks.open_client` does, for an asyncio program.
 
@@ -156,6 +158,7 @@ async def open_client(
         backoff=backoff,
         headers=headers,
         converter=converter,
+        bodies=bodies,
     )
     async with hold(manager) as (block, inner):
         client = Client(block, inner)
@@ -179,6 +182,10 @@ async def open_worker(
     identity: str = "",
     build_id: str = "",
     interceptors: Iterable[Interceptor] = (),
+    tasks_per_second: float | None = None,
+    queue_tasks_per_second: float | None = None,
+    sessions: int = 0,
+    metrics: MetricsHandler = NO_METRICS,
     shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
 ) -> AsyncIterator[Worker]:
     """Serve a task queue for the length of an `async with` block, as `zaptasks.open_worker` does.
@@ -203,6 +210,10 @@ async def open_worker(
         identity=identity,
         build_id=build_id,
         interceptors=interceptors_on_asyncio(loop, interceptors),
+        tasks_per_second=tasks_per_second,
+        queue_tasks_per_second=queue_tasks_per_second,
+        sessions=sessions,
+        metrics=metrics,
         shutdown_timeout=shutdown_timeout,
     )
     async with hold(manager) as (block, inner):
@@ -222,6 +233,10 @@ async def run_worker(
     identity: str = "",
     build_id: str = "",
     interceptors: Iterable[Interceptor] = (),
+    tasks_per_second: float | None = None,
+    queue_tasks_per_second: float | None = None,
+    sessions: int = 0,
+    metrics: MetricsHandler = NO_METRICS,
     shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
 ) -> None:
     """Serve a task queue until SIGTERM or SIGINT, then drain and return. Only on the main thread's loop.
@@ -245,6 +260,10 @@ async def run_worker(
             identity=identity,
             build_id=build_id,
             interceptors=interceptors,
+            tasks_per_second=tasks_per_second,
+            queue_tasks_per_second=queue_tasks_per_second,
+            sessions=sessions,
+            metrics=metrics,
             shutdown_timeout=shutdown_timeout,
         ) as worker:
             first = await signals.get()

@@ -36,8 +36,9 @@ from .failures import canceled_failure, failure_of, sole_error, unreadable_failu
 from .handlers import Handler
 from .interceptors import Interceptor, call_through
 from .line import LEASE_OVER, TOO_LARGE, Line
+from .metrics import MetricsHandler, give
 from .payloads import SMALL_PAYLOAD_BYTES_MAX, result_too_large
-from .process_messages import Canceled, Done, Emit, Failed, Heartbeat, Later
+from .process_messages import Canceled, Done, Emit, Failed, Heartbeat, Later, Measure, Said
 from .processes import HandlerFailed, ProcessPool, run_message
 
 log = logging.getLogger("zaptasks.worker")
@@ -64,6 +65,7 @@ class Attempt:
         processes: ProcessPool,
         interceptors: tuple[Interceptor, ...],
         converter: DataConverter,
+        metrics: MetricsHandler,
     ) -> None:
         self.token: Final = delivery.task_token
         self._delivery = delivery
@@ -73,6 +75,7 @@ class Attempt:
         self._limiter = limiter
         self._processes = processes
         self._interceptors = interceptors
+        self._metrics = metrics
         self._converter = converter
         self._unreadable: ZapError | None = None
         self._scope = trio.CancelScope()
@@ -105,6 +108,7 @@ class Attempt:
             emit=self._emit_from_anywhere,
             task_token=delivery.task_token,
             converter=converter,
+            metrics=metrics,
         )
         self._beat_seconds = HEARTBEAT_SECONDS_MAX
         if timeout_ms:
@@ -249,13 +253,16 @@ class Attempt:
             case Canceled():
                 raise CancelRequested(self.context.cancel_reason)
 
-    def _hear(self, said: Heartbeat | Emit) -> None:
+    def _hear(self, said: Said) -> None:
         """A process has no keys: what it says is encoded here."""
         try:
-            if isinstance(said, Heartbeat):
-                self._beat_from_anywhere(self._converter.seal(said.details, "a heartbeat", SMALL_PAYLOAD_BYTES_MAX))
-            else:
-                self._emit_from_anywhere(self._converter.seal(said.item, "an item", SMALL_PAYLOAD_BYTES_MAX))
+            match said:
+                case Heartbeat(details=details):
+                    self._beat_from_anywhere(self._converter.seal(details, "a heartbeat", SMALL_PAYLOAD_BYTES_MAX))
+                case Emit(item=item):
+                    self._emit_from_anywhere(self._converter.seal(item, "an item", SMALL_PAYLOAD_BYTES_MAX))
+                case Measure(kind=kind, name=name, value=value, tags=tags):
+                    give(getattr(self._metrics, kind), name, value, tags)
         except PayloadError as error:
             log.warning("something that %s said is dropped: %s", self, error)
 

@@ -30,12 +30,14 @@ from .groups import unwrapped
 from .handles import TaskHandle
 from .headers import Headers, HeaderSource
 from .options import (
+    Bodies,
     Durability,
     IdConflictPolicy,
     IdReusePolicy,
     RetryPolicy,
     Seconds,
     asked,
+    check_bodies,
     present,
     to_ms,
     to_seconds,
@@ -202,6 +204,7 @@ async def open_client(
     backoff: Backoff | None = None,
     headers: HeaderSource | None = None,
     converter: DataConverter = PLAIN,
+    bodies: Bodies = "json",
 ) -> AsyncIterator[AsyncClient]:
     """Connect to the server at `zap` ("host:port"; by default `TASKS_ZAP`, else this machine's port 9999).
 
@@ -210,12 +213,18 @@ async def open_client(
     kept by itself. `timeout` bounds every call; `identity` is who this client is to people, by default host@pid.
     `headers` is called at each start of a task or workflow, in the task that makes it, for the headers of the moment,
     such as the trace id of a request. `converter` encodes and decodes payloads, here and in the workers of this client:
-    compression, encryption.
+    compression, encryption. With `bodies="cbor"` calls, answers and what its workers are sent travel as CBOR where the
+    server can read it.
     """
     address = zap or os.environ.get("TASKS_ZAP", "") or f"127.0.0.1:{ZAP_PORT}"
     host, port = parse_address(address)
     connector = Connector(
-        host=host, port=port, identity=identity or default_identity(), ssl_context=ssl_context, backoff=backoff
+        host=host,
+        port=port,
+        identity=identity or default_identity(),
+        ssl_context=ssl_context,
+        backoff=backoff,
+        bodies=check_bodies(bodies),
     )
     seconds = to_seconds(timeout, "timeout")
     if not seconds:

@@ -18,6 +18,7 @@ from zapwire.errors import ZapError
 
 from .converters import PLAIN, DataConverter
 from .headers import Headers
+from .metrics import NO_METRICS, Metrics, MetricsHandler
 from .payloads import SMALL_PAYLOAD_BYTES_MAX
 
 _current: ContextVar[TaskContext] = ContextVar("zaptasks.current_task")
@@ -58,6 +59,7 @@ class TaskContext:
         "_converter",
         "_details",
         "_emit",
+        "_metrics",
         "_progress",
         "_send",
         "attempt",
@@ -96,6 +98,7 @@ class TaskContext:
         task_token: str = "",
         headers: Headers | None = None,
         converter: DataConverter = PLAIN,
+        metrics: MetricsHandler = NO_METRICS,
     ) -> None:
         self.id: Final = id
         self.type: Final = type
@@ -114,6 +117,7 @@ class TaskContext:
         self._send = send
         self._emit = emit
         self._converter = converter
+        self._metrics = metrics
         self._details: tuple[object, ...] = heartbeat_details
         self._progress: dict[str, object] | None = None
         self._cancel_reason: str | None = None
@@ -126,6 +130,12 @@ class TaskContext:
         """
         about = {"task": f"{self.type} {self.workflow_id} attempt {self.attempt}", "headers": self.headers}
         return _TaskLogger(logging.getLogger("zaptasks.task"), about)
+
+    @property
+    def metrics(self) -> Metrics:
+        """What this handler counts and measures, for the worker's metrics handler."""
+        tags = {"namespace": self.namespace, "task_queue": self.task_queue, "activity_type": self.type}
+        return Metrics(lambda: (self._metrics, tags))
 
     @property
     def cancel_requested(self) -> bool:

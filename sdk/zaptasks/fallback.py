@@ -32,7 +32,7 @@ from .errors import ServerBusy
 from .handlers import Function
 from .headers import HeaderSource
 from .local import LocalEngine
-from .options import DURABILITIES, Durability
+from .options import DURABILITIES, Bodies, Durability
 from .records import Acknowledged, Started
 from .submission import LocalTask, Placement, Submission
 from .task_request import TaskRequest
@@ -375,6 +375,7 @@ async def open_fallback_client(
     shutdown_timeout: float,
     headers: HeaderSource | None = None,
     converter: DataConverter = PLAIN,
+    bodies: Bodies = "json",
 ) -> AsyncIterator[FallbackClient]:
     """Open what is configured; nothing is waited for. `local` is None where nothing may run in this process."""
     zap_client: AsyncClient | None = None
@@ -391,6 +392,7 @@ async def open_fallback_client(
                     wait=False,
                     headers=headers,
                     converter=converter,
+                    bodies=bodies,
                 )
             )
         if url:

@@ -24,6 +24,9 @@ IdReusePolicy: TypeAlias = Literal["allow-duplicate", "allow-duplicate-failed-on
 IdConflictPolicy: TypeAlias = Literal["fail", "use-existing", "terminate-existing"]
 """What a start does with an id that an open execution has: it is refused, joins that one, or ends it first."""
 
+Bodies: TypeAlias = Literal["json", "cbor"]
+"""In what calls, answers and deliveries travel."""
+
 SPAN_SECONDS_MAX: Final = 100 * 365 * 86_400
 """A hundred years: longer spans are a mistake of units, and the server refuses them."""
 
@@ -36,6 +39,19 @@ def to_seconds(value: Seconds, what: str) -> float:
     return seconds
 
 
+PER_SECOND_MIN: Final = 0.001
+PER_SECOND_MAX: Final = 1_000_000
+
+
+def to_rate(per_second: float | None, name: str) -> float:
+    """How many a second; 0 for None. Raises `ValueError` outside of what a server takes."""
+    if per_second is None:
+        return 0.0
+    if not PER_SECOND_MIN <= per_second <= PER_SECOND_MAX:
+        raise ValueError(f"{name} is {per_second!r}: it must be {PER_SECOND_MIN} to {PER_SECOND_MAX:,}, or None")
+    return float(per_second)
+
+
 def to_ms(value: Seconds | None, what: str) -> int:
     """Milliseconds, rounded up so that no span becomes 0, which means none. None is 0."""
     return 0 if value is None else math.ceil(round(to_seconds(value, what) * 1000, 6))
@@ -46,11 +62,14 @@ def present(**fields: object) -> dict[str, object]:
     return {name: value for name, value in fields.items() if value not in (None, "", 0, {})}
 
 
-def workflow_timeouts(execution_timeout: Seconds | None, run_timeout: Seconds | None) -> dict[str, int]:
+def workflow_timeouts(
+    execution_timeout: Seconds | None, run_timeout: Seconds | None, task_timeout: Seconds | None
+) -> dict[str, int]:
     """The timeouts of a workflow that are given, as a request has them."""
     spans = {
         "workflow_execution_ms": to_ms(execution_timeout, "execution_timeout"),
         "workflow_run_ms": to_ms(run_timeout, "run_timeout"),
+        "workflow_task_ms": to_ms(task_timeout, "task_timeout"),
     }
     return {name: span for name, span in spans.items() if span}
 
@@ -76,6 +95,13 @@ def id_policies(reuse: IdReusePolicy | None, conflict: IdConflictPolicy | None) 
             raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(map(repr, get_args(kind)))}, or None")
         found[name] = str(value)
     return found
+
+
+def check_bodies(bodies: Bodies) -> Bodies:
+    """The same. Raises `ValueError` for another word."""
+    if bodies not in get_args(Bodies):
+        raise ValueError(f'bodies is {bodies!r}: it must be "json" or "cbor"')
+    return bodies
 
 
 def asked(durability: Durability | None) -> dict[str, object]:

@@ -26,6 +26,7 @@ from .arguments import ArgumentsError, Parameters
 from .context import CancelRequested, CompleteLater, TaskContext, _current, said_before
 from .converters import PLAIN
 from .failures import failure_of, sole_error
+from .metrics import Tags
 from .process_messages import (
     Answer,
     Cancel,
@@ -37,6 +38,7 @@ from .process_messages import (
     Heartbeat,
     Later,
     Log,
+    Measure,
     Run,
     ToProcess,
     ToWorker,
@@ -124,7 +126,25 @@ class _Worker:
             emit=lambda item: self.send(Emit(run.call, item)),
             task_token=run.task_token,
             headers=run.headers,
+            metrics=_MetricsToWorker(self, run.call),
         )
+
+
+class _MetricsToWorker:
+    """To the worker's metrics handler."""
+
+    def __init__(self, worker: _Worker, call: int) -> None:
+        self._worker = worker
+        self._call = call
+
+    def counter(self, name: str, amount: float, tags: Tags, /) -> None:
+        self._worker.send(Measure(self._call, "counter", name, amount, dict(tags)))
+
+    def gauge(self, name: str, value: float, tags: Tags, /) -> None:
+        self._worker.send(Measure(self._call, "gauge", name, value, dict(tags)))
+
+    def timer(self, name: str, seconds: float, tags: Tags, /) -> None:
+        self._worker.send(Measure(self._call, "timer", name, seconds, dict(tags)))
 
 
 class _LogToWorker(logging.Handler):

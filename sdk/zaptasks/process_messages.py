@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from datetime import datetime
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -59,6 +59,15 @@ class Emit(_Message, frozen=True):
     item: bytes
 
 
+class Measure(_Message, frozen=True):
+    """What the process counts or measures."""
+
+    kind: Literal["counter", "gauge", "timer"]
+    name: str
+    value: float
+    tags: dict[str, str]
+
+
 class Log(_Message, frozen=True):
     """A line that the process logged."""
 
@@ -85,7 +94,8 @@ class Later(_Message, frozen=True):
 
 ToProcess: TypeAlias = Run | Cancel
 Answer: TypeAlias = Done | Failed | Canceled | Later
-ToWorker: TypeAlias = Heartbeat | Emit | Log | Answer
+Said: TypeAlias = Heartbeat | Emit | Measure
+ToWorker: TypeAlias = Said | Log | Answer
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 read_to_process: Final[Callable[[bytes], ToProcess]] = msgspec.msgpack.Decoder(ToProcess).decode

@@ -26,11 +26,10 @@ from .errors import RemoteError
 from .process_messages import (
     Answer,
     Cancel,
-    Emit,
     Frames,
-    Heartbeat,
     Log,
     Run,
+    Said,
     framed,
     read_to_worker,
 )
@@ -46,7 +45,7 @@ RECEIVE_BYTES: Final = 64 * 1024
 
 log = logging.getLogger("zaptasks.worker")
 
-Hear = Callable[[Heartbeat | Emit], None]
+Hear = Callable[[Said], None]
 
 
 class HandlerFailed(RemoteError):
@@ -209,7 +208,7 @@ class _Process:
                 await self._receive()
             elif message.call != self._calls:
                 continue  # from a thread that an earlier call has left behind
-            elif isinstance(message, Heartbeat | Emit):
+            elif isinstance(message, Said):
                 hear(message)
             elif isinstance(message, Log):
                 logging.getLogger(message.logger).log(message.level, "%s", message.text)

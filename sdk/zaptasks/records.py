@@ -339,6 +339,7 @@ class StartWorkflow:
     retry_policy: RetryPolicy | None = None
     execution_timeout: Seconds | None = field(default=None, kw_only=True)
     run_timeout: Seconds | None = field(default=None, kw_only=True)
+    task_timeout: Seconds | None = field(default=None, kw_only=True)
     memo: Mapping[str, object] | None = field(default=None, kw_only=True)
     search_attributes: Mapping[str, object] | None = field(default=None, kw_only=True)
     headers: Headers | None = field(default=None, kw_only=True)
@@ -350,7 +351,7 @@ class StartWorkflow:
         return body | present(
             workflow_id=self.workflow_id,
             retry_policy=None if self.retry_policy is None else self.retry_policy.to_wire(),
-            timeouts=workflow_timeouts(self.execution_timeout, self.run_timeout),
+            timeouts=workflow_timeouts(self.execution_timeout, self.run_timeout, self.task_timeout),
             memo=converter.encode_optional(self.memo, f"the memo of {self.type!r}", SMALL_PAYLOAD_BYTES_MAX),
             search_attributes=encode_optional(self.search_attributes, f"the search attributes of {self.type!r}"),
             headers=headers_of_start(None, self.headers),

@@ -26,6 +26,7 @@ from .deliveries import QueryDelivery
 from .handlers import Handlers
 from .line import TOO_LARGE, Line
 from .local_calls import Allowance, call_locally
+from .metrics import MetricsHandler
 from .watchdog import Watchdog
 from .workflow import LocalCall, WorkflowTask, WorkflowTaskHandler, answer_body
 from .workflow import commands as c
@@ -82,9 +83,16 @@ class WorkflowServing:
     """The workflow tasks of one worker. Raises `TypeError` and `ValueError` for what cannot be served."""
 
     def __init__(
-        self, workflows: Workflows, *, namespace: str, task_queue: str, converter: DataConverter, max_threads: int
+        self,
+        workflows: Workflows,
+        *,
+        namespace: str,
+        task_queue: str,
+        converter: DataConverter,
+        max_threads: int,
+        metrics: MetricsHandler,
     ) -> None:
-        self._handler = WorkflowTaskHandler(workflows, namespace=namespace, task_queue=task_queue)
+        self._handler = WorkflowTaskHandler(workflows, namespace=namespace, task_queue=task_queue, metrics=metrics)
         self.types: Final = self._handler.types
         self._converter = converter
         self._limiter = trio.CapacityLimiter(max_threads)

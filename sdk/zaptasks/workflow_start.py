@@ -41,6 +41,9 @@ class RunOptions(TypedDict, total=False):
     """How long it may take, with all the runs that follow."""
     run_timeout: Seconds | None
     """How long one run may take."""
+    task_timeout: Seconds | None
+    """How long a worker may take for one workflow task, its local activities included: 10 seconds if not given, 10
+    minutes at most."""
     cron_schedule: str
     """When it runs, again and again, each time after its last end."""
     memo: Mapping[str, object] | None
@@ -119,6 +122,7 @@ def start_request(
     retry_policy: RetryPolicy | None = None,
     execution_timeout: Seconds | None = None,
     run_timeout: Seconds | None = None,
+    task_timeout: Seconds | None = None,
     cron_schedule: str = "",
     memo: Mapping[str, object] | None = None,
     search_attributes: Mapping[str, object] | None = None,
@@ -136,7 +140,7 @@ def start_request(
         input=converter.encode_arguments(args, f"the arguments of {type!r}"),
         request_id=request_id or uuid.uuid4().hex,
         retry_policy=None if retry_policy is None else retry_policy.to_wire(),
-        timeouts=workflow_timeouts(execution_timeout, run_timeout),
+        timeouts=workflow_timeouts(execution_timeout, run_timeout, task_timeout),
         cron_schedule=cron_schedule,
         memo=converter.encode_optional(memo, f"the memo of {type!r}", SMALL_PAYLOAD_BYTES_MAX),
         search_attributes=encode_optional(search_attributes, f"the search attributes of {type!r}"),

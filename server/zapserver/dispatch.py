@@ -38,7 +38,8 @@ from zapserver.engine.errors import EngineError
 from zapserver.namespaces import Namespace, Namespaces
 from zapserver.requests import AbandonRequest, EmitRequest, Request, SubscriptionRequest, read_durability
 from zapserver.store import Durability, StoreError
-from zapwire.body import decode_cbor, decode_json, encode_cbor, encode_json
+from zapwire.body import decode_json, encode_json
+from zapwire.encodings import in_cbor, with_json
 from zapwire.envelope import FLAG_CBOR, Envelope, encode_ack, encode_response, encode_submit_reply, with_receipt
 from zapwire.errors import LocalProtocolError, ZapError
 from zapwire.failure import decode_failure
@@ -163,6 +164,7 @@ class Dispatcher:
         for namespace in peer.namespaces:
             namespace.outputs.forget((peer.key, request_id))
             self._step_unasked(namespace, AbandonWait(waiter=(peer.key, request_id), peer=peer.key), now_ms)
+        peer.cbor_calls.discard(request_id)
         if peer.link.owes(request_id):
             peer.link.reply(request_id, CLIENT_CLOSED_REQUEST, error="abandoned by its caller")
 
@@ -271,11 +273,11 @@ class Dispatcher:
             call.ask_for(request.durability)
         answer = handler.answer(call, request)
         if answer is DEFERRED:
+            if envelope.flags & FLAG_CBOR:
+                call.remember_cbor()
             return None
-        body = encode_json(answer)
-        if envelope.flags & FLAG_CBOR:
-            body = encode_cbor(decode_json(body))
-        return encode_response(200, body, "", envelope.flags & FLAG_CBOR, call.receipt)
+        message = encode_response(200, encode_json(answer), "", 0, call.receipt)
+        return in_cbor(message) if envelope.flags & FLAG_CBOR else message
 
     def _leave(self, call: _Call, opcode: int, answer: bytes) -> None:
         """Answer a call as soon as what it asked for is as durable as it asked."""
@@ -369,7 +371,12 @@ class Dispatcher:
         assert isinstance(waiter, tuple)
         peer_key, request_id = waiter
         peer = self._links.get(peer_key)
-        if peer is not None and peer.link.owes(request_id):
+        if peer is None:
+            return
+        if request_id in peer.cbor_calls:
+            peer.cbor_calls.remove(request_id)
+            message = in_cbor(message)
+        if peer.link.owes(request_id):
             peer.link.reply_raw(request_id, message)
 
     def _note_deadline(self, namespace: Namespace) -> None:
@@ -412,13 +419,15 @@ class Dispatcher:
 
 
 class _Peer:
-    __slots__ = ("key", "link", "namespaces")
+    __slots__ = ("cbor_calls", "key", "link", "namespaces")
 
     def __init__(self, key: PeerKey, link: Link) -> None:
         self.key = key
         self.link = link
         self.namespaces: dict[Namespace, None] = {}
         """Where it may hold something that its end has to release."""
+        self.cbor_calls: set[int] = set()
+        """Its calls that came as CBOR and are answered later."""
 
 
 class _Call:
@@ -450,6 +459,10 @@ class _Call:
         """What the answer tells of."""
         self.touched: Namespace | None = None
         """What the call may have changed."""
+
+    def remember_cbor(self) -> None:
+        """The answer comes later, and is to be CBOR."""
+        self._peer.cbor_calls.add(self.request_id)
 
     def ask_for(self, durability: str) -> None:
         """Take the level that the request names. Raises `Invalid`."""
@@ -515,11 +528,8 @@ RequestT = TypeVar("RequestT", bound=Request)
 
 
 def _read(envelope: Envelope, request: type[RequestT]) -> RequestT:
-    """The body as a request; an empty one has no keys. CBOR passes through JSON: its users are few so far."""
-    body = envelope.body
-    if body and envelope.flags & FLAG_CBOR:
-        body = encode_json(decode_cbor(body))
-    return decode_json(body or b"{}", request)
+    """The body as a request; an empty one has no keys."""
+    return decode_json(with_json(envelope).body or b"{}", request)
 
 
 def _nothing() -> None:

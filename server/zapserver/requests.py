@@ -267,6 +267,8 @@ class SubscribeRequest(Request):
     slots: int | None = None
     types: list[str] | None = None
     replays: bool = False
+    per_second: float = 0.0
+    queue_per_second: float = 0.0
 
     @property
     def queue(self) -> str:

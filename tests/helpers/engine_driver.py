@@ -334,11 +334,15 @@ class Driver:
         kind: c.QueueKind = c.QueueKind.ACTIVITY,
         slots: int | None = None,
         types: Sequence[str] | None = None,
+        per_second: float = 0.0,
+        queue_per_second: float = 0.0,
     ) -> str:
         answer = self.step(
             c.Subscribe(
                 peer=peer,
                 kind=kind,
+                per_second=per_second,
+                queue_per_second=queue_per_second,
                 task_queue=queue,
                 identity=f"worker {peer}",
                 slots=slots,

@@ -166,14 +166,22 @@ def _check_queue(queue: TaskQueue) -> list[QueuedTask]:
     by_type = [task for line in queue._lines.values() for task in _in_order(line)]
     assert sorted(by_type, key=lambda task: task.order) == tasks, "the lines by type disagree with the whole line"
     assert all(queue._lines.values()), "an empty line is kept"
-    idle = {s.subscription_id for s in queue.subscriptions.values() if s.held < s.slots and not s.is_full}
+    idle = {
+        s.subscription_id
+        for s in queue.subscriptions.values()
+        if s.held < s.slots and not s.is_full and (s.rate is None or s.rate.next_ms is None)
+    }
+    stated = {s.subscription_id: s.queue_per_second for s in queue.subscriptions.values() if s.queue_per_second}
+    assert queue.rates == stated
+    assert (None if queue.rate is None else queue.rate.per_second) == min(stated.values(), default=None)
+    is_spent = queue.rate is not None and queue.rate.next_ms is not None
     _check_rows(queue._idle, [queue.subscriptions[key] for key in idle])
     _check_rows(queue._serving, queue.subscriptions.values())
     assert {s.subscription_id for s in queue.subscriptions.values() if s.is_idle} == idle
     for key in idle:
         sub = queue.subscriptions[key]
         stuck = [task.type for task in tasks if sub.serves(task.type) and task.for_kind in (None, sub.kind)]
-        assert not stuck, f"an idle subscription and a waiting {stuck[0]!r}"
+        assert not stuck or is_spent, f"an idle subscription and a waiting {stuck[0]!r}"
     return tasks
 
 
@@ -198,6 +206,7 @@ def _check_subscriptions(s: State) -> None:
 def _check_peers(s: State) -> None:
     for key, peer in s.peers.items():
         assert all(subscription.is_full is peer.is_full for subscription in peer.subscriptions.values())
+        assert all(subscription.rate in (None, peer.rate) for subscription in peer.subscriptions.values())
         assert peer.is_full or peer.burst_bytes <= s.limits.burst_bytes_max
         for token, task in peer.leases.items():
             assert task.lease is not None
@@ -385,6 +394,8 @@ def _targets(s: State) -> Iterator[Any]:
     yield from s.executions.values()
     yield from s.schedules.values()
     yield from s.queries.values()
+    yield from (peer.rate for peer in s.peers.values() if peer.rate is not None)
+    yield from (queue.rate for queue in s.queues.values() if queue.rate is not None)
 
 
 def _read(records: Mapping[Any, bytes], record: type[T]) -> dict[Any, T]:

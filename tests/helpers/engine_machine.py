@@ -36,6 +36,8 @@ MOMENTS = st.sampled_from([0, 1, 20, 99, 100, 101, 500, 1_000, 5_000, 60_000, 3_
 TIMES = st.sampled_from([0] * 8 + [1, 100, 1_000, 30_000])
 OVERLAPS = st.sampled_from(list(c.Overlap))
 KINDS = st.sampled_from(list(QueueKind))
+RATES = st.sampled_from([(0.0, 0.0)] * 4 + [(1.0, 0.0), (0.0, 2.0), (0.01, 50.0), (200.0, 0.5)])
+"""Of a worker and of its queue, a second."""
 POLICIES = st.none() | st.builds(
     RetryPolicy,
     initial_interval_ms=st.sampled_from([1, 100, 1_000]),
@@ -325,6 +327,7 @@ class EngineMachine(Machine):
         slots=st.sampled_from([None, 1, 2, 3, 1, 2, 3, 0, -1]),
         types=st.sampled_from([None, None, frozenset("a"), frozenset("ab"), frozenset()]),
         replays=st.booleans(),
+        rates=RATES,
     )
     def a_worker_comes_or_goes(
         self,
@@ -336,6 +339,7 @@ class EngineMachine(Machine):
         slots: int | None,
         types: frozenset[str] | None,
         replays: bool,
+        rates: tuple[float, float],
     ) -> None:
         known = self.d.engine._state.peers.get(peer)
         id = pick_one(list(known.subscriptions), pick) if known is not None and known.subscriptions else "unknown"
@@ -348,6 +352,8 @@ class EngineMachine(Machine):
                 types=types,
                 build_id=("", "b1")[peer % 2],
                 replays=replays,
+                per_second=rates[0] if kind is QueueKind.ACTIVITY else 0.0,
+                queue_per_second=rates[1] if kind is QueueKind.ACTIVITY else 0.0,
             ),
             "slots": c.SetSlots(peer=peer, subscription_id=id, slots=1 if slots is None else slots),
             "unsubscribe": c.Unsubscribe(peer=peer, subscription_id=id),

@@ -40,6 +40,7 @@ def speak(text: str) -> list[object]:
         activity.heartbeat(7, text)
         activity.progress(0.5, "half")
         raise OSError("the disk is away")
+    activity.metrics.counter("words", 2, lang="en")
     activity.logger.warning("attempt %d goes on", info.attempt)
     logging.getLogger("shop.images").error("from a library")
     return [*activity.heartbeat_details(), info.workflow_id, activity.cancel_reason()]

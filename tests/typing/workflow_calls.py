@@ -100,6 +100,14 @@ async def accepted(mailer: Mailer) -> None:
     assert_type(await workflow.execute_local_activity(charge, "x", 1, start_to_close=2, retry_policy=policy), float)
     assert_type(workflow.side_effect(lambda: 3), int)
     assert_type(workflow.side_effect(object, type=int), int)
+    assert_type(workflow.mutable_side_effect("x", lambda: 3), int)
+    assert_type(workflow.mutable_side_effect("x", object, type=int, same=lambda a, b: a > b), int)
+    async with workflow.open_session(task_queue="gpu") as session:
+        assert_type(await session.execute_activity(charge, "x", 1, start_to_close=3), float)
+        assert_type(await session.execute_activity(mailer.render, "x"), str)
+        assert_type(await session.execute_activity("by name", 1), Any)
+        assert_type(session.start_activity(charge, "x", 1), workflow.ActivityHandle[float])
+    workflow.metrics.counter("orders", 2, region="eu")
     assert_type(await workflow.wait_signal("x", int), int)
     async for word in workflow.signals("word", str):
         assert_type(word, str)
@@ -146,6 +154,12 @@ async def refused(mailer: Mailer) -> None:
     await workflow.execute_local_activity(resize, "x", start_to_close="soon")  # refused
     await workflow.execute_local_activity(resize, "x", task_queue="q")  # refused
     await workflow.execute_activity(resize, "x", start_to_closed=3)  # refused
+    workflow.mutable_side_effect("x", object, type=int, same=lambda a, b: a.lower() == b)  # refused
+    async with workflow.open_session() as session:
+        await session.execute_activity(charge, "x")  # refused
+        await session.execute_activity(charge, "x", 1, task_queue="other")  # refused
+        session.start_activity(resize, 3)  # refused
+    workflow.metrics.gauge("orders", 2, region=3)  # refused
     send, _ = workflow.open_memory_channel[int](0)
     await send.send("x")  # refused
     async with workflow.open_nursery() as nursery:

@@ -319,7 +319,13 @@ OPCODES: Final = (
         "subscription_id",
         "build_id, slots, types and replays are ours",
     ),
-    _call(Op.SUBSCRIBE_ACTIVITY_TASKS, _SUBSCRIBE, "subscription_id", "build_id, slots and types are ours"),
+    _call(
+        Op.SUBSCRIBE_ACTIVITY_TASKS,
+        _SUBSCRIBE + " per_second? queue_per_second?",
+        "subscription_id",
+        "build_id, slots, types and what follows are ours: deliveries a second, to this connection's subscriptions that"
+        " state a rate, and to all workers of the queue, of whose rates the smallest counts",
+    ),
     _respond(
         Op.RESPOND_WORKFLOW_TASK_COMPLETED,
         "commands?",

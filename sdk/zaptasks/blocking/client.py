@@ -16,7 +16,7 @@ from zaptasks.handlers import Function, Handler, Kind, check_name
 from zaptasks.handles import TaskHandle
 from zaptasks.headers import Headers, HeaderSource
 from zaptasks.local import DefaultHandler, LocalEngine
-from zaptasks.options import Durability, RetryPolicy, Seconds, asked, to_seconds
+from zaptasks.options import Bodies, Durability, RetryPolicy, Seconds, asked, check_bodies, to_seconds
 from zaptasks.spec import parse_spec
 from zaptasks.submission import Placement, Submission
 from zaptasks.task_request import TaskRequest
@@ -39,7 +39,7 @@ class Client(ServerCalls):
     everything runs here. `handler(type, payload)` runs the tasks that stay here. So it is for `now` and `add`, which go
     to `task_queue`; all other calls are those of `AsyncClient`, and want a server.
     `headers` is called at each start, in the thread that makes it, for the headers of the moment, such as the trace id
-    of a request. `converter` encodes and decodes payloads: compression, encryption.
+    of a request. `converter` encodes and decodes payloads: compression, encryption. `bodies` is as in `open_client`.
 
     The client connects in the background when it is first used, and goes on trying for as long as it lives. Every
     method may be called from any thread. A client that was used does not survive a fork: make one in each process.
@@ -61,6 +61,7 @@ class Client(ServerCalls):
         shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
         headers: HeaderSource | None = None,
         converter: DataConverter = PLAIN,
+        bodies: Bodies = "json",
     ) -> None:
         if fallback not in ("local", "none"):
             raise ValueError(f'fallback is {fallback!r}: it must be "local" or "none"')
@@ -80,6 +81,7 @@ class Client(ServerCalls):
             shutdown_timeout=to_seconds(shutdown_timeout, "shutdown_timeout"),
             headers=headers,
             converter=converter,
+            bodies=check_bodies(bodies),
         )
         super().__init__(ClientLoop(settings, LocalEngine(handler, converter=converter)))
 

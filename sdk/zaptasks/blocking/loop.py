@@ -23,7 +23,7 @@ from zaptasks.errors import ClientClosed
 from zaptasks.fallback import FallbackClient, open_fallback_client
 from zaptasks.headers import HeaderSource
 from zaptasks.local import LocalEngine
-from zaptasks.options import Seconds, to_seconds
+from zaptasks.options import Bodies, Seconds, to_seconds
 from zaptasks.trio_thread import Block, TrioThread
 from zapwire.errors import NotSent
 
@@ -50,6 +50,7 @@ class Settings:
     shutdown_timeout: float
     headers: HeaderSource | None
     converter: DataConverter
+    bodies: Bodies
 
     def __str__(self) -> str:
         return f"<Client of {' then '.join(filter(None, (self.zap, self.url))) or 'this process'}>"
@@ -197,6 +198,7 @@ class _Thread:
             shutdown_timeout=settings.shutdown_timeout,
             headers=settings.headers,
             converter=settings.converter,
+            bodies=settings.bodies,
         )
         opened: Future[FallbackClient] = Future()
         ended: Future[None] = Future()

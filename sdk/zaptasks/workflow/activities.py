@@ -28,11 +28,9 @@ OnCancel: TypeAlias = Literal["wait", "request", "abandon"]
 its end is waited for; "request": it is asked to stop; "abandon": it is left alone."""
 
 
-class ActivityOptions(TypedDict, total=False):
-    """What an activity may be asked for with."""
+class SessionActivityOptions(TypedDict, total=False):
+    """What an activity of a session may be asked for with: where it runs is known."""
 
-    task_queue: str
-    """Whose workers do it; by default the workflow's own."""
     start_to_close: Seconds | None
     """How long one attempt may take."""
     schedule_to_start: Seconds | None
@@ -44,6 +42,13 @@ class ActivityOptions(TypedDict, total=False):
     retry_policy: RetryPolicy | None
     on_cancel: OnCancel
     """By default "wait"."""
+
+
+class ActivityOptions(SessionActivityOptions, total=False):
+    """What an activity may be asked for with."""
+
+    task_queue: str
+    """Whose workers do it; by default the workflow's own."""
 
 
 class Outcome:

@@ -40,6 +40,9 @@ class ChildOptions(TypedDict, total=False):
     """How long it may take, with all the runs that follow."""
     run_timeout: Seconds | None
     """How long one run may take."""
+    task_timeout: Seconds | None
+    """How long a worker may take for one workflow task, its local activities included: 10 seconds if not given, 10
+    minutes at most."""
     retry_policy: RetryPolicy | None
     cron_schedule: str
     memo: Mapping[str, object] | None
@@ -175,6 +178,7 @@ def _ask(
     parent_close_policy: ParentClosePolicy = "terminate",
     execution_timeout: Seconds | None = None,
     run_timeout: Seconds | None = None,
+    task_timeout: Seconds | None = None,
     retry_policy: RetryPolicy | None = None,
     cron_schedule: str = "",
     memo: Mapping[str, object] | None = None,
@@ -196,7 +200,7 @@ def _ask(
         workflow_id=id or f"{name.lower()}-{uuid5(NAMESPACE_OID, f'{run.info.run_id}/{command_id}')}",
         task_queue=task_queue,
         input=encode_arguments(args, f"the arguments of workflow {name!r}"),
-        timeouts=workflow_timeouts(execution_timeout, run_timeout) or None,
+        timeouts=workflow_timeouts(execution_timeout, run_timeout, task_timeout) or None,
         retry_policy=None if retry_policy is None else retry_policy.to_wire(),
         parent_close_policy=parent_close_policy,
         memo=encode_memo(memo),

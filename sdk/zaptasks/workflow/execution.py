@@ -35,6 +35,7 @@ from zaptasks.arguments import ArgumentsError
 from zaptasks.errors import PayloadError
 from zaptasks.failures import canceled_failure, failure_of
 from zaptasks.headers import Headers
+from zaptasks.metrics import NO_METRICS, MetricsHandler
 from zaptasks.options import SPAN_SECONDS_MAX, RetryPolicy
 from zaptasks.payloads import encode_payload
 from zapwire.failure import DECODE_ERROR, Failure, encode_failure
@@ -53,6 +54,9 @@ log = logging.getLogger("zaptasks.workflow")
 
 COMMANDS_MAX: Final = 9_900
 """In one answer. A server takes 10,000; the rest is for updates and the end."""
+
+MARKER_ID_CHARACTERS_MAX: Final = 200
+"""Of the ids that workflows give to patches and to changing values: they are in every list of events."""
 
 LOCAL: Final = "local-activity"
 """The name of the markers that keep outcomes of local activities."""
@@ -139,6 +143,7 @@ class Run:
             "update": dict(definition.updates),
         }
         self.cancel_reason: str | None = None
+        self.metrics: MetricsHandler = NO_METRICS
         self._scheduler = Scheduler(self)
         scope = self._root_scope = CancelScope()
         scope.status = CancelStatus(scope, None)
@@ -159,6 +164,8 @@ class Run:
         self._matching = Matching()
         self._markers: dict[str, h.Event] = {}
         self._patches: dict[str, bool] = {}
+        self._last_values: dict[str, bytes] = {}
+        """Of `changing_marker`, by name."""
         self._completed_updates: set[str] = set()
         self._open: dict[str, Callable[[h.Event], None]] = {}
         self._early: dict[str, list[h.Event]] = {}
@@ -167,6 +174,7 @@ class Run:
         self._local_tasks: dict[str, Task] = {}
         self._local_early: dict[str, bytes] = {}
         self._signals = 0
+        self._watched_signals: dict[str, Callable[[bytes | None], None]] = {}
         self._updates = 0
         self._buffered: dict[str, list[bytes | None]] = {}
         self._channels: dict[str, tuple[MemorySendChannel[bytes | None], MemoryReceiveChannel[bytes | None]]] = {}
@@ -449,6 +457,10 @@ class Run:
 
     def _signal(self, name: str, payload: bytes | None) -> None:
         self._signals += 1
+        watching = self._watched_signals.get(name)
+        if watching is not None:
+            watching(payload)
+            return
         bound = self.handlers["signal"].get(name)
         if bound is not None:
             self.start_signal(bound, f"s{self._signals}", payload)
@@ -476,6 +488,17 @@ class Run:
                 await value
         finally:
             self.handlers_running -= 1
+
+    def watch_signal(self, name: str, told: Callable[[bytes | None], None]) -> None:
+        """Call `told` with the value of each signal of this name, before any code runs, those that came before
+        included. For signals of our own workers."""
+        self._watched_signals[name] = told
+        for payload in self._buffered.pop(name, ()):
+            told(payload)
+
+    def unwatch_signal(self, name: str) -> None:
+        """What still comes of this name is nobody's business."""
+        self._watched_signals[name] = lambda payload: None
 
     def add_handler(self, kind: str, bound: Bound) -> None:
         """A handler that the running code brings: it gets what came before as well."""
@@ -633,6 +656,31 @@ class Run:
         self.add(c.RecordMarker(id=command_id, name=name, details=msgspec.Raw(details)))
         return details
 
+    def changing_marker(self, name: str, changed: Callable[[bytes | None], bytes | None], what: str) -> bytes:
+        """Like `marker`, for a value of this name that is asked for again and again, and kept where it has changed.
+
+        `changed` gets the last value and returns the new one, or None where the last one still holds.
+        """
+        command_id = current_task().next_command_id()
+        last = self._last_values.get(name)
+        event = self._markers.get(command_id)
+        if event is not None:
+            details = event.payload("details") or b"null"
+        elif not self.is_replaying:
+            new = changed(last)
+            if new is None and last is not None:
+                return last
+            details = new or b"null"
+        else:
+            was = self._matching.recorded_at(command_id)
+            if was is None and last is not None:
+                return last
+            self._scheduler.broken = self._matching.mismatch(command_id, was, what, caller())
+            raise Broken("the history does not have this value")
+        self._last_values[name] = details
+        self.add(c.RecordMarker(id=command_id, name=name, details=msgspec.Raw(details)))
+        return details
+
     async def call_locally(self, call: LocalCall) -> bytes:
         """Let the worker make a call; its outcome, as the marker keeps it. No cancel ends the wait."""
         early = self._local_early.pop(call.id, None)
@@ -665,8 +713,7 @@ class Run:
 
     def patched(self, patch_id: str, *, is_deprecated: bool) -> bool:
         """Whether code behind this patch runs: in what is new, and in what was done with the patch in place."""
-        if not patch_id or len(patch_id) > 200 or not patch_id.isprintable() or "|" in patch_id:
-            raise ValueError(f"patch id {patch_id!r}: it must be 1 to 200 printable characters, and no '|'")
+        check_marker_id("patch id", patch_id)
         known = self._patches.get(patch_id)
         if known is not None:
             return known
@@ -678,6 +725,14 @@ class Run:
             details = msgspec.json.encode({"deprecated": is_deprecated})
             self.add(c.RecordMarker(id=command_id, name=PATCH, details=msgspec.Raw(details)))
         return is_on
+
+
+def check_marker_id(what: str, marker_id: str) -> None:
+    """Raise `ValueError` for an id that a marker cannot go by."""
+    if not marker_id or len(marker_id) > MARKER_ID_CHARACTERS_MAX or not marker_id.isprintable() or "|" in marker_id:
+        raise ValueError(
+            f"{what} {marker_id!r}: it must be 1 to {MARKER_ID_CHARACTERS_MAX} printable characters, and no '|'"
+        )
 
 
 def current_run() -> Run:
@@ -703,5 +758,6 @@ __all__ = [
     "Run",
     "UpdateRequest",
     "WorkflowInfo",
+    "check_marker_id",
     "current_run",
 ]

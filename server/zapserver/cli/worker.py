@@ -13,8 +13,12 @@ from zapserver.cli.connecting import zap_options
 from zapserver.cli.running import run
 from zapserver.logs import FORMATS, LEVELS, configure_logging
 from zaptasks import open_client, run_worker, sort_handlers
+from zaptasks.options import PER_SECOND_MAX, PER_SECOND_MIN
+from zaptasks.sessions import PLACES_MAX
 from zaptasks.sorting import Sorted
 from zaptasks.worker import MAX_PROCESSES, MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
+
+RATE = click.FloatRange(PER_SECOND_MIN, PER_SECOND_MAX)
 
 
 @click.command(short_help="Run a worker for the handlers of a module.")
@@ -27,6 +31,19 @@ from zaptasks.worker import MAX_PROCESSES, MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
 )
 @click.option(
     "--processes", type=click.IntRange(1), default=MAX_PROCESSES, show_default=True, help="For handlers in processes."
+)
+@click.option(
+    "--tasks-per-second", type=RATE, default=None, help="Activities and tasks a second that it gets; no bound if not."
+)
+@click.option(
+    "--queue-tasks-per-second", type=RATE, default=None, help="The same for all workers of the task queue together."
+)
+@click.option(
+    "--sessions",
+    type=click.IntRange(0, PLACES_MAX),
+    default=0,
+    show_default=True,
+    help="Sessions of workflows at once.",
 )
 @click.option("--identity", default="", help="Who it is to people who look at the server.")
 @click.option("--build-id", default="", help="Which build of the code this is, for histories and `explain`.")
@@ -48,6 +65,9 @@ def worker(
     slots: int,
     threads: int,
     processes: int,
+    tasks_per_second: float | None,
+    queue_tasks_per_second: float | None,
+    sessions: int,
     identity: str,
     build_id: str,
     shutdown_timeout: float,
@@ -74,6 +94,9 @@ def worker(
                 max_threads=threads,
                 max_processes=processes,
                 build_id=build_id,
+                tasks_per_second=tasks_per_second,
+                queue_tasks_per_second=queue_tasks_per_second,
+                sessions=sessions,
                 shutdown_timeout=shutdown_timeout,
             )
 

@@ -358,6 +358,12 @@ class Subscribe(Command[Subscribed], frozen=True):
     replays: bool = False
     """A workflow worker that gets the history and answers with commands; else one of the Go kind, which holds its task
     for as long as the run lasts."""
+    per_second: float = 0.0
+    """So many activities and tasks a second to all subscriptions of this peer that state a rate, of which the latest
+    counts; 0 for no bound."""
+    queue_per_second: float = 0.0
+    """So many a second to all workers of the task queue; of several the smallest counts, while its subscription is
+    there."""
 
 
 class Unsubscribe(Command[bool], frozen=True):

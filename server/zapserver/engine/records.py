@@ -27,6 +27,7 @@ from zapserver.engine.commands import (
     Waiter,
     WorkflowTimeouts,
 )
+from zapserver.engine.rate import PeerRate
 from zapserver.engine.retry import RetryPolicy
 
 WORKFLOW_TASK_MS = 10_000
@@ -645,6 +646,10 @@ class Subscription:
     """Its connection has got as much as it may before it is known to have taken it."""
     replays: bool = False
     """Of a workflow queue: it gets histories and answers with commands."""
+    queue_per_second: float = 0.0
+    """What it states of its queue's rate; 0 for nothing."""
+    rate: PeerRate | None = None
+    """That of its peer, if it states one."""
 
     @property
     def kind(self) -> WorkerKind:
@@ -652,7 +657,7 @@ class Subscription:
 
     @property
     def has_room(self) -> bool:
-        return self.held < self.slots and not self.is_full
+        return self.held < self.slots and not self.is_full and (self.rate is None or not self.rate.is_spent)
 
     def serves(self, task_type: str) -> bool:
         return (self.types is None or task_type in self.types) and task_type not in self.unknown_types
@@ -665,6 +670,7 @@ class Peer:
     burst_bytes: int = 0
     """Delivered since the connection was last known to have taken everything."""
     is_full: bool = False
+    rate: PeerRate | None = None
 
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
     leases: dict[str, QueuedTask] = field(default_factory=dict)

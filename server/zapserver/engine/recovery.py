@@ -277,9 +277,11 @@ def adopt(s: State, old: State, live: Iterable[PeerKey], now_ms: int) -> None:
                 unknown_types=known.unknown_types,
                 replays=known.replays,
                 is_full=peer.is_full,
+                queue_per_second=known.queue_per_second,
             )
             peer.subscriptions[subscription.subscription_id] = subscription
             s.queue(subscription.queue).add(subscription)
+            matching.state_rates(s, subscription, known.rate.per_second if known.rate is not None else 0.0, now_ms)
     for token, held in by_token.items():
         lease = held.lease
         assert lease is not None

@@ -114,6 +114,8 @@ class State:
         queue = self.queues.get(key)
         if queue is not None and queue.is_unused:
             del self.queues[key]
+            if queue.rate is not None:
+                self.timers.remove(queue.rate)
 
     # --- changes -----------------------------------------------------------------------------------
 
