@@ -155,7 +155,7 @@ class Driver:
         damaged = self.engine.recover(self.now_ms, old=old if live else None, live=live)
         assert not damaged
         if self._watch is not None:
-            self._watch.restarted(self.engine)
+            self._watch.restarted(self.engine, live)
         self._settle(c.Tick())
 
     def refused(self, command: c.Command[Any], error: type[EngineError]) -> str:

@@ -63,9 +63,10 @@ class Watch:
         self._closed: dict[str, tuple[object, ...]] = {}
         self._last_slots: dict[int, tuple[int, Schedule]] = {}
 
-    def restarted(self, engine: Engine) -> None:
-        """Another engine goes on from the store."""
+    def restarted(self, engine: Engine, live: Iterable[int]) -> None:
+        """Another engine goes on from the store, with these connections; who comes now is new."""
         self._engine = engine
+        self._full.intersection_update(live)
 
     def check(self, command: c.Command[Any], effects: Iterable[Effect]) -> None:
         """To be called after every step, with the effects of that step."""
