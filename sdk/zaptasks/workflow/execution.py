@@ -269,7 +269,8 @@ class Run:
             case h.UPDATE_COMPLETED:
                 self._completed_updates.add(event.get("updateId", str))
             case h.RESET if self._seed == self.info.run_id:
-                self._seed = event.get("baseRunId", str)  # what was drawn before the reset is drawn again
+                # What was drawn before the reset is drawn again, also where it was drawn before another one.
+                self._seed = event.get("originalRunId", str) or event.get("baseRunId", str)
             case kind if kind in h.ENDS or kind in h.ENDS_FROM_OUTSIDE:
                 self._closing = event
             case h.MARKER:
