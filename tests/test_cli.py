@@ -393,9 +393,13 @@ def test_workflow_commands_show_and_steer_an_execution(invoke: Invoke) -> None:
     assert isinstance(metadata, dict)
     assert metadata["workflowType"] == "Order"
     assert "404" in invoke.refused("workflow", "query", "order-1", "state")
-    events = invoke.json("workflow", "history", "order-1")
-    assert isinstance(events, list)
-    assert [event["event_type"].removeprefix("WORKFLOW_EXECUTION_") for event in events] == ["STARTED", "SIGNALED"]
+    history = invoke.json("workflow", "history", "order-1")
+    assert isinstance(history, dict)
+    assert (history["namespace"], history["workflow_id"], history["workflow_type"]) == ("default", "order-1", "Order")
+    assert [event["eventType"].removeprefix("WORKFLOW_EXECUTION_") for event in history["events"]] == [
+        "STARTED",
+        "SIGNALED",
+    ]
     assert "SIGNALED" in invoke.ok("workflow", "history", "order-1")
     invoke.ok("workflow", "terminate", "order-1", "--reason", "sold out")
     assert "order-1 was terminated" in invoke.refused("workflow", "result", "order-1")

@@ -32,6 +32,7 @@ from .errors import (
     UpdateFailed,
     UpdateRejected,
 )
+from .exported import HistoryError, WorkflowHistory
 from .fallback import Placement, Submission
 from .handlers import activity, task
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
@@ -51,6 +52,7 @@ from .records import (
     Status,
     Waiting,
 )
+from .replayer import Replayed, Replayer
 from .sorting import sort_handlers
 from .spec import Cron, Interval, parse_spec
 from .worker import Worker, open_worker, run_worker
@@ -81,6 +83,7 @@ __all__ = [
     "ExecutionInfo",
     "Failure",
     "Health",
+    "HistoryError",
     "HistoryEvent",
     "Interval",
     "LocalEngine",
@@ -93,6 +96,8 @@ __all__ = [
     "Placement",
     "QueueFull",
     "RemoteError",
+    "Replayed",
+    "Replayer",
     "RetryPolicy",
     "ScheduleInfo",
     "ScheduleSpec",
@@ -115,6 +120,7 @@ __all__ = [
     "Worker",
     "WorkflowContext",
     "WorkflowHandle",
+    "WorkflowHistory",
     "ZapError",
     "__version__",
     "activity",

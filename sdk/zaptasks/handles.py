@@ -10,6 +10,7 @@ from zapwire.errors import CallFailed
 from zapwire.opcodes import Op
 
 from .errors import UpdateFailed, refusal
+from .exported import WorkflowHistory
 from .options import Durability, asked
 from .pages import Pages
 from .records import (
@@ -25,6 +26,7 @@ from .records import (
     Waiting,
     error_of,
 )
+from .workflow.history import EventPage
 
 if TYPE_CHECKING:
     from .client import AsyncClient
@@ -158,6 +160,24 @@ class WorkflowHandle(ExecutionHandle):
         if answer.raw_failure:
             raise UpdateFailed(name, converter.decode_failure(answer.raw_failure))
         return converter.decode(answer.result) if answer.result else None
+
+    async def export_history(self) -> WorkflowHistory:
+        """Its whole history as it stands now, for a file and for `Replayer`; payloads stay as the server has them."""
+        info = await self.describe()
+        request = {"workflow_id": info.workflow_id, "run_id": info.run_id, "page_size": HISTORY_PAGE_EVENTS}
+        page = await self._client.call(Op.GET_WORKFLOW_HISTORY, request, EventPage)
+        events = page.events
+        while page.next_cursor:
+            request["after_event_id"] = page.next_cursor
+            page = await self._client.call(Op.GET_WORKFLOW_HISTORY, request, EventPage)
+            events += page.events
+        return WorkflowHistory(
+            namespace=self._client.namespace,
+            workflow_id=info.workflow_id,
+            run_id=info.run_id,
+            workflow_type=info.type,
+            events=events,
+        )
 
     async def reset(self, event_id: int, reason: str = "", *, durability: Durability | None = None) -> WorkflowHandle:
         """End this run and start another from its input, with its history up to `event_id`. Not repeated by itself."""

@@ -75,6 +75,7 @@ from .errors import (
 )
 from .execution import ContinueAsNew, LocalCall, Run, WorkflowInfo
 from .local_activities import execute_local_activity
+from .places import Place
 from .scheduler import checkpoint, checkpoint_if_cancelled
 from .scopes import (
     TASK_STATUS_IGNORED,
@@ -88,6 +89,7 @@ from .scopes import (
     move_on_at,
     open_nursery,
 )
+from .steps import Step
 from .sync import CapacityLimiter, Condition, Event, Lock, Semaphore
 from .task_handler import WorkflowTask, WorkflowTaskHandler, answer_body
 from .waits import current_time, sleep, sleep_forever, sleep_until, wait_condition
@@ -123,10 +125,12 @@ __all__ = [
     "Nursery",
     "OnCancel",
     "ParentClosePolicy",
+    "Place",
     "ReadOnlyError",
     "Run",
     "Semaphore",
     "SignalChannel",
+    "Step",
     "TaskStatus",
     "TooSlowError",
     "WorkflowInfo",

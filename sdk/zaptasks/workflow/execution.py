@@ -43,10 +43,11 @@ from . import history as h
 from .channels import MemoryReceiveChannel, MemorySendChannel, open_memory_channel
 from .definition import Bound, Definition
 from .errors import Broken, Cancelled, NondeterminismError, WorkflowTaskError
-from .places import UNKNOWN, Place, caller, innermost_module, raised_at, stack
+from .places import Place, caller, innermost_module, raised_at, stack
 from .replay import PATCH, Matching
 from .scheduler import FOREIGN, Scheduler, Task, current_task, foreign_await, wait
 from .scopes import CancelScope, CancelStatus, Nursery
+from .steps import Step
 
 log = logging.getLogger("zaptasks.workflow")
 
@@ -414,7 +415,8 @@ class Run:
 
     def _check_not_ended(self) -> None:
         if self.end is not None:
-            raise self._matching.mismatch("the workflow's end", "the run goes on", c.describe(self.end), UNKNOWN)
+            was, now = Step(text="the run goes on"), Step(text=c.describe(self.end))
+            raise self._matching.mismatch("the workflow's end", was, now)
 
     def _check_end(self, closing: h.Event) -> None:
         """A history that is over: the code has to come to the same end."""
@@ -422,8 +424,9 @@ class Run:
         if kind is None:
             return  # it was ended from outside
         if not isinstance(self.end, kind):
-            what = "goes on" if self.end is None else c.describe(self.end)
-            raise self._matching.mismatch("the workflow's end", f"{closing.event_type}", what, UNKNOWN)
+            was = Step(text=closing.event_type, event_id=closing.event_id)
+            now = Step(text="the run goes on" if self.end is None else c.describe(self.end))
+            raise self._matching.mismatch("the workflow's end", was, now)
 
     # --- signals and updates -------------------------------------------------------------------------------
 
@@ -493,7 +496,8 @@ class Run:
         bound = self.handlers["update"].get(name)
         if self.end is not None or bound is None:
             what = "nothing takes an update of that name" if bound is None else "the workflow has ended"
-            raise self._matching.mismatch(f"update {update_id!r}", f"accepted update {name!r}", what, UNKNOWN)
+            was = Step(text=f"accepted update {name!r}", kind="accept-update", name=name)
+            raise self._matching.mismatch(f"update {update_id!r}", was, Step(text=what))
         self._updates += 1
         self._spawn(
             f"u{self._updates}",
@@ -599,7 +603,9 @@ class Run:
             details = event.payload("details") or b"null"
         elif self.is_replaying:
             was = self._matching.recorded_at(command_id)
-            self._scheduler.broken = self._matching.mismatch(command_id, was, what, caller())
+            line = caller()
+            now = Step(text=what, kind="record-marker", name=name, place=command_id, source=line)
+            self._scheduler.broken = self._matching.mismatch(command_id, was, now, line)
             raise Broken("the history does not have this value")
         else:
             details = encode_payload(make(), f"the value of {what}")
@@ -634,7 +640,9 @@ class Run:
     def _check_local_calls(self) -> None:
         for call in self.local_calls.values():
             was = self._matching.recorded_at(call.id)
-            raise self._matching.mismatch(call.id, was, f"local activity {call.name!r}", call.place)
+            what = f"local activity {call.name!r}"
+            now = Step(text=what, kind="record-marker", name=call.name, place=call.id, source=call.place)
+            raise self._matching.mismatch(call.id, was, now, call.place)
 
     def patched(self, patch_id: str, *, is_deprecated: bool) -> bool:
         """Whether code behind this patch runs: in what is new, and in what was done with the patch in place."""

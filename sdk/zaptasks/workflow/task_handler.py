@@ -58,7 +58,7 @@ class WorkflowTaskHandler:
         task_queue: str = "",
         runs_max: int = RUNS_MAX,
     ) -> None:
-        self._definitions = _table(workflows)
+        self._definitions = definitions_by_name(workflows)
         for definition in self._definitions.values():
             for suspect in suspects(definition):
                 log.warning("%s", suspect)
@@ -195,7 +195,8 @@ def _check_complete(task: WorkflowTask, first: int) -> None:
         raise ValueError(f"the task needs the events {first} to {task.last_event_id}, and has {has}")
 
 
-def _table(workflows: Iterable[object] | Mapping[str, object]) -> dict[str, Definition]:
+def definitions_by_name(workflows: Iterable[object] | Mapping[str, object]) -> dict[str, Definition]:
+    """What a worker serves, by the types that it goes by. Raises `TypeError` and `ValueError` for what it cannot."""
     if isinstance(workflows, Mapping):
         return {name: definition_of(target) for name, target in workflows.items()}
     found: dict[str, Definition] = {}
