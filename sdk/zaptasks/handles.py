@@ -94,7 +94,7 @@ class ExecutionHandle:
         return Pages(fetch, 0)
 
     async def explain(self) -> list[Waiting]:
-        """What it waits for: a worker, a retry, a timer. Empty once it is closed."""
+        """What it waits for: a worker, a retry, a timer, and how its workflow task failed. Empty once it is closed."""
         return (await self._client.call(Op.EXPLAIN, self._run(), Explained)).waits_for
 
     async def cancel(self, reason: str = "", *, durability: Durability | None = None) -> Acknowledged:

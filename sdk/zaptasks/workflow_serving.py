@@ -205,7 +205,7 @@ class WorkflowServing:
                 if more and isinstance(more[0], c.FailTask):
                     commands = more
                     break
-                commands = commands + more
+                commands += more
             nursery.cancel_scope.cancel()
         return commands
 

@@ -57,6 +57,9 @@ COMMANDS_MAX: Final = 9_900
 LOCAL: Final = "local-activity"
 """The name of the markers that keep outcomes of local activities."""
 
+NEWS: Final = h.OUTCOMES | {h.STARTED, h.SIGNALED, h.CANCEL_REQUESTED}
+"""The events that the code notices: the rest is the trace of its own commands, or none of its business."""
+
 STACK_TRACE: Final = "__stack_trace"
 LOOPS: Final = ("asyncio", "trio", "anyio", "sniffio")
 """Libraries whose functions raise `RuntimeError` where their loop does not run."""
@@ -93,6 +96,10 @@ class UpdateRequest(msgspec.Struct, frozen=True, kw_only=True):
     update_id: str
     name: str
     args: msgspec.Raw = msgspec.Raw(b"null")
+
+    @property
+    def payload(self) -> bytes | None:
+        return None if bytes(self.args) == b"null" else bytes(self.args)
 
 
 @dataclass(slots=True)
@@ -142,12 +149,15 @@ class Run:
         self._result: bytes | None = None
         self._next: ContinueAsNew | None = None
         self._is_main_done = False
+        self._taken_event_id = 0
         self._unseen: deque[h.Event] = deque()
         self._answers: list[_Answer] = []
         self._answers_dropped = 0
         self._activations = 0
         self._closing: h.Event | None = None
         self._commands: list[c.Command] = []
+        self._made = 0
+        """Commands that began something in this activation."""
         self._matching = Matching()
         self._markers: dict[str, h.Event] = {}
         self._patches: dict[str, bool] = {}
@@ -170,8 +180,11 @@ class Run:
     ) -> list[c.Command]:
         """Go on with the events that are new to this run, and answer with what it wants done.
 
-        For a run that is fed for the first time these are all events, from the first. `last_event_id` is the last one
-        that the answer is to stand for, by default the last one given. Raises `WorkflowTaskError` when this worker
+        For a run that is fed for the first time these are all events, from the first; those that it was fed before may
+        be among them. `last_event_id` is the last one that the answer is to stand for, by default the last one given.
+
+        Updates that are all rejected, when nothing else is new, leave no event at the server. So they are no activation
+        either: the run stays where it was, and `seen_event_id` with it. Raises `WorkflowTaskError` when this worker
         cannot go on; the run is good for nothing then but `close`.
         """
         events = list(events)
@@ -180,14 +193,16 @@ class Run:
             if self._closing is not None:
                 return []
             self._check_not_ended()
-            newest = self._unseen[-1].event_id if self._unseen else 0
-            self._activate(max(last_event_id or newest, self.seen_event_id), updates)
+            refusals = [] if late or self._has_news() else self._refusals(updates)
+            if not refusals:
+                newest = self._unseen[-1].event_id if self._unseen else 0
+                self._activate(max(last_event_id or newest, self.seen_event_id), updates)
         except WorkflowTaskError as error:
             self._scheduler.broken = error
             raise
         self._matching = Matching()
         self._markers.clear()  # only a replay asks for them
-        return late + self._take_commands()
+        return [*refusals] or late + self._take_commands()
 
     def replay(self, events: Iterable[h.Event]) -> None:
         """Go through the answers that a history has, and no further: whether this code does what was recorded.
@@ -261,6 +276,7 @@ class Run:
 
     def _take(self, event: h.Event) -> None:
         """Note what of an event is the trace of an earlier answer, and keep it until its activation."""
+        self._taken_event_id = event.event_id
         self._unseen.append(event)
         match event.event_type:
             case h.ANSWERED:
@@ -285,7 +301,8 @@ class Run:
         if self._scheduler.broken is not None or self._scheduler.is_closed:
             raise WorkflowTaskError("this run broke before, or was closed: begin a new one from its whole history")
         for event in events:
-            self._take(event)
+            if event.event_id > self._taken_event_id:
+                self._take(event)
         done = self._activations - self._answers_dropped
         waiting = self._answers[done:]
         self._answers_dropped += len(self._answers)
@@ -311,6 +328,7 @@ class Run:
     def _activate(self, last_event_id: int, requests: Sequence[UpdateRequest], recorded: _Answer | None = None) -> None:
         """Go on with a group of events, and with the updates that came or, in a replay, with what the answer had."""
         self._activations += 1
+        self._made = 0
         group: list[h.Event] = []
         while self._unseen and self._unseen[0].event_id <= last_event_id:
             group.append(self._unseen.popleft())
@@ -474,8 +492,17 @@ class Run:
                 self._channels[name][0].send_nowait(payload)
         return self._channels[name][1]
 
-    def _answer_update(self, request: UpdateRequest) -> None:
-        """Let the validator see an update, and take it or refuse it."""
+    def _has_news(self) -> bool:
+        """Whether the code has anything to notice in the events that it has not seen."""
+        return any(event.event_type in NEWS for event in self._unseen)
+
+    def _refusals(self, requests: Sequence[UpdateRequest]) -> list[c.RejectUpdate]:
+        """What is said against the updates if all of them are refused, else nothing."""
+        refusals = [refusal for request in requests if (refusal := self._refusal(request)) is not None]
+        return refusals if len(refusals) == len(requests) else []
+
+    def _refusal(self, request: UpdateRequest) -> c.RejectUpdate | None:
+        """What the workflow and the validator say against an update; None if they take it."""
         try:
             if self.end is not None or (self.definition.cls is not None and self.instance is None):
                 raise RuntimeError(f"the workflow {self.info.type!r} has just ended")
@@ -483,14 +510,20 @@ class Run:
             if bound is None:
                 known = ", ".join(sorted(self.handlers["update"])) or "none"
                 raise LookupError(f"the workflow {self.info.type!r} takes no update {request.name!r}; it has: {known}")
-            raw = None if bytes(request.args) == b"null" else bytes(request.args)
-            args = bound.parameters.from_array(raw)
+            args = bound.parameters.from_array(request.payload)
             self._scheduler.look(f"the validator of {request.name!r}", bound.validate, self.instance, args)
         except Exception as error:
-            self._commands.append(c.RejectUpdate(update_id=request.update_id, failure=_raw(failure_of(error))))
-            return
-        self._commands.append(c.AcceptUpdate(update_id=request.update_id))
-        self._start_update(request.update_id, request.name, raw)
+            return c.RejectUpdate(update_id=request.update_id, failure=_raw(failure_of(error)))
+        return None
+
+    def _answer_update(self, request: UpdateRequest) -> None:
+        """Let the validator see an update, and take it or refuse it."""
+        refusal = self._refusal(request)
+        if refusal is not None:
+            self._commands.append(refusal)
+        else:
+            self._commands.append(c.AcceptUpdate(update_id=request.update_id))
+            self._start_update(request.update_id, request.name, request.payload)
 
     def _start_update(self, update_id: str, name: str, args: bytes | None) -> None:
         bound = self.handlers["update"].get(name)
@@ -552,12 +585,16 @@ class Run:
 
     def add(self, command: c.Named, place: Place | None = None) -> None:
         """Ask for something. In a replay the history has it already, and `Matching` sees to it that it does."""
-        if len(self._commands) >= COMMANDS_MAX:
-            raise RuntimeError(
-                f"{COMMANDS_MAX} commands without waiting for anything, as many as a server takes at once: let tasks"
-                " wait for one another, as with a CapacityLimiter"
+        line = place or caller()
+        self._made += 1
+        if self._made > COMMANDS_MAX:
+            # Not an exception of the workflow's, which would end it behind all those commands.
+            self._scheduler.broken = WorkflowTaskError(
+                f"{line}: more than {COMMANDS_MAX:,} commands without waiting for anything but local activities, and a"
+                " server takes no more at once: let tasks wait for one another, as with a CapacityLimiter"
             )
-        self._matching.made(command, place or caller())
+            raise self._scheduler.broken
+        self._matching.made(command, line)
         self._commands.append(command)
 
     def expect(self, command_id: str, told: Callable[[h.Event], None]) -> None:
@@ -587,6 +624,7 @@ class Run:
         for position, command in enumerate(self._commands):
             if isinstance(command, c.StartTimer) and command.id == timer_id:
                 del self._commands[position]  # nobody has heard of it yet
+                self._made -= 1
                 self._matching.unmade(timer_id)
                 return
         self.add_cancel(c.CancelTimer(id=timer_id))

@@ -217,5 +217,5 @@ async def explain(client: AsyncClient, output: Output, workflow_id: str, run_id:
         }
         for item in await client.get_handle(workflow_id, run_id).explain()
     ]
-    columns = {"what": "WHAT", "reason": "WAITS BECAUSE", "since": "SINCE", "until": "AT THE LATEST UNTIL"}
+    columns = {"what": "WHAT", "since": "SINCE", "until": "AT THE LATEST UNTIL", "reason": "WAITS BECAUSE"}
     output.rows(rows, columns, none=f"{workflow_id} waits for nothing: it is closed")

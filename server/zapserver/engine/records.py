@@ -242,6 +242,8 @@ class WorkflowTask(QueuedTask):
     """How many activities the present holder asked for; after a redelivery it asks again from the first."""
     last_event_id: int = 0
     """Up to where the present, replaying worker was told the history."""
+    has_news: bool = True
+    """Whether it was told anything that the workflow's code has to see; else it has only updates to look at."""
 
     @property
     def for_kind(self) -> WorkerKind | None:
