@@ -291,16 +291,21 @@ async def test_a_workflow_that_takes_its_cancel_for_something_else_ends_as_it_wa
 
 async def test_a_workflow_that_is_shielded_for_ever_says_that_it_was_asked_and_can_be_terminated() -> None:
     @workflow.defn
-    async def shielded() -> None:
+    async def shielded(seconds: float) -> None:
         with workflow.CancelScope(shield=True):
+            if seconds:
+                await workflow.sleep(seconds)
             await workflow.wait_signal("never")
 
     async with served(workflows=[shielded, neighbour]) as (client, _):
-        handle = await client.start_workflow("shielded")
-        await has(handle, "WORKFLOW_TASK_COMPLETED")
-        await handle.cancel("enough")
-        await has(handle, "WORKFLOW_TASK_COMPLETED", 2)
+        sleeps = await client.start_workflow("shielded", 3600)
+        handle = await client.start_workflow("shielded", 0)
+        for one in (sleeps, handle):
+            await has(one, "WORKFLOW_TASK_COMPLETED")
+            await one.cancel("enough")
+            await has(one, "WORKFLOW_TASK_COMPLETED", 2)
         await explained(handle, "it was asked to cancel, and its worker has not ended it")
+        await explained(sleeps, "the timer fires; the workflow was asked to cancel, and has not ended")
         await greets(client)
         await handle.terminate("at last")
         with pytest.raises(TaskTerminated, match="at last"):

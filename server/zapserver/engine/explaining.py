@@ -27,7 +27,7 @@ def timers(execution: Execution) -> list[Waiting]:
     return [
         Waiting(
             what=f"timer {timer.command_id}",
-            reason="the workflow sleeps until the timer fires",
+            reason="the workflow sleeps until the timer fires" + _all_the_same(execution),
             since_ms=timer.started_ms,
             until_ms=timer.due_ms,
         )
@@ -39,11 +39,15 @@ def children(execution: Execution) -> list[Waiting]:
     return [
         Waiting(
             what=child.type,
-            reason=f"the child workflow {child.workflow_id!r} is open",
+            reason=f"the child workflow {child.workflow_id!r} is open" + _all_the_same(execution),
             since_ms=child.started_ms,
         )
         for child in execution.children.values()
     ]
+
+
+def _all_the_same(execution: Execution) -> str:
+    return "; the workflow was asked to cancel, and has not ended" if execution.status is Status.CANCELING else ""
 
 
 def updates(execution: Execution) -> list[Waiting]:
