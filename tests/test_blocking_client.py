@@ -326,7 +326,7 @@ def test_a_spec_that_could_never_fire_is_refused_at_once(spec: str) -> None:
     with Client(zap=NOBODY) as client:
         with pytest.raises(ValueError):
             client.add("tick", spec, print)
-        assert client._parts.loop is None, "nothing was to be asked of a server"
+        assert not client._loop.is_running, "nothing was to be asked of a server"
 
 
 def test_a_function_that_cannot_be_called_is_refused_at_once() -> None:
@@ -341,7 +341,7 @@ def test_a_payload_that_cannot_be_encoded_is_refused_at_once() -> None:
     with Client(zap=NOBODY, handler=Heard()) as client:
         with pytest.raises(PayloadError, match=r"\$\.a is of type object"):
             client.now("mail", {"a": object()})
-        assert client._parts.loop is None
+        assert not client._loop.is_running
 
 
 def test_what_the_server_refuses_is_told(server: RunningServer) -> None:
@@ -359,7 +359,7 @@ def test_what_the_server_refuses_is_told(server: RunningServer) -> None:
 
 def test_a_stopped_client_says_so(server: RunningServer) -> None:
     for client in (Client(zap=server.zap), Client(handler=Heard())):
-        client.now("nobody") if client._has_server else client.now("mail")
+        client.now("nobody") if client._loop.settings.has_server else client.now("mail")
         client.stop()
         client.stop()
         with pytest.raises(ClientClosed, match="was stopped"):
@@ -398,7 +398,7 @@ def test_calls_that_wait_while_the_client_is_stopped_end_with_an_error() -> None
         client = Client(zap=f"127.0.0.1:{silent.getsockname()[1]}", fallback="none")
         thread = threading.Thread(target=call, args=[client])
         thread.start()
-        _until(lambda: client._parts.loop is not None)
+        _until(lambda: client._loop.is_running)
         client.stop()
         thread.join(PATIENCE)
     assert len(outcomes) == 1

@@ -107,7 +107,7 @@ def test_serve_ends_while_clients_and_workers_are_connected() -> None:
         async with open_client(server.zap) as client:
             await client.start_task("nobody.serves", id="t1")
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(client.wait_closed, "t1", "")
+                nursery.start_soon(client.get_handle("t1").result)
                 await client.health()  # the call before it has arrived by now
                 server.process.send_signal(signal.SIGTERM)
                 with trio.fail_after(10):
@@ -246,7 +246,9 @@ def server(handlers: Path) -> Iterator[str]:
     """The address of a server with a worker for HANDLERS."""
     with (
         serving() as server,
-        started("worker", "cli_handlers", "--zap", server.zap, "--identity", "w1", cwd=handlers) as process,
+        started(
+            *("worker", "cli_handlers", "--zap", server.zap, "--identity", "w1", "--build-id", "2026.1"), cwd=handlers
+        ) as process,
     ):
         yield server.zap
         process.send_signal(signal.SIGTERM)
@@ -416,6 +418,15 @@ def test_a_worker_serves_the_workflows_of_a_module_and_updates_reach_them(invoke
     )
     assert invoke.json("workflow", "update", "basket-1", "add", '"pot"') == 2
     assert invoke.json("workflow", "result", "basket-1") == ["tea", "pot"]
+
+
+def test_describe_and_history_say_which_build_did_it(invoke: Invoke) -> None:
+    invoke.ok("now", "double", "4", "--id", "built-1", "--wait")
+    assert "build_id        2026.1" in invoke.ok("workflow", "describe", "built-1")
+    history = invoke.json("workflow", "history", "built-1")
+    assert isinstance(history, dict)
+    named = [event["attributes"] for event in history["events"] if "buildId" in event["attributes"]]
+    assert [(of["identity"], of["buildId"]) for of in named] == [("w1", "2026.1")] * 2
 
 
 def test_cancel_reaches_what_nobody_runs(invoke: Invoke) -> None:

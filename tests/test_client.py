@@ -27,6 +27,7 @@ from zaptasks import (
     TaskFailed,
     TaskTerminated,
     TaskTimedOut,
+    WithStart,
     WorkflowContext,
     open_client,
     open_worker,
@@ -201,9 +202,9 @@ async def test_a_workflow_is_started_queried_signaled_and_canceled() -> None:
         await trio.sleep_forever()
 
     async with client_of_real_server() as (client, _), open_worker(client, workflows=[order]):
-        handle = await client.signal_with_start("order", "tea", id="o-7", signal="hurry", signal_value=1)
+        handle = await client.signal_with_start("hurry", 1, start=WithStart("order", "tea", id="o-7"))
         await running.wait()
-        same = await client.signal_with_start("order", "tea", id="o-7", signal="hurry", signal_value=2)
+        same = await client.signal_with_start("hurry", 2, start=WithStart("order", "tea", id="o-7"))
         assert same.run_id == handle.run_id
         await handle.signal("address", {"street": "x"})
         events = [event.event_type async for event in handle.history()]

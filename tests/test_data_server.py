@@ -29,6 +29,7 @@ from zaptasks import (
     StartWorkflow,
     TaskError,
     TaskFailed,
+    WithStart,
     WorkflowContext,
     current_task,
     open_client,
@@ -163,7 +164,7 @@ async def use_everything(client: AsyncClient) -> None:
         workflow = await client.start_workflow("visit", MARKER, memo={"for": MARKER})
         assert await workflow.result() == f"{MARKER}, refused {MARKER}"
 
-        workflow = await client.signal_with_start("visit", "wait", id="w", signal="hello", signal_value=MARKER)
+        workflow = await client.signal_with_start("hello", MARKER, start=WithStart("visit", "wait", id="w"))
         await workflow.signal("hello", {"again": MARKER})
         assert await workflow.query("tell", MARKER) == f"{MARKER} wait"
         with pytest.raises(CallFailed, match=f"ValueError: cannot tell {MARKER}") as refused:

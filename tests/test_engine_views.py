@@ -86,7 +86,7 @@ def test_waits_of_one_connection_are_bounded() -> None:
     started = d.submit()
     d.wait(started, "a")
     command = c.AwaitExecution(workflow_id=started.workflow_id, waiter="b", peer=9)
-    assert "1 executions already" in d.refused(command, LimitReached)
+    assert "waits for 1 answers already" in d.refused(command, LimitReached)
     d.refused(c.AwaitExecution(workflow_id="ghost", waiter="b", peer=7), NotFound)
     d.wait(started, "b", peer=8)
 

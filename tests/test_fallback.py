@@ -354,8 +354,8 @@ async def test_a_server_that_comes_back_is_used_again_and_each_change_is_logged_
         for number in range(3):
             assert (await submit(client, request_id=str(number))).placement is Placement.LOCAL
         async with open_real_server(port=int(address.rpartition(":")[2])):
-            assert client._zap is not None
-            await client._zap.wait_connection(after=0)
+            assert client.zap is not None
+            await client.zap.wait_connection(after=0)
             assert (await submit(client)).placement is Placement.ZAP
             await submit(client, request_id="another")
     messages = [record.getMessage() for record in caplog.records if record.name == "zaptasks.client"]
@@ -490,8 +490,8 @@ async def test_a_schedule_that_is_on_a_server_does_not_fire_here_when_the_server
 
 
 async def _is_connected(client: FallbackClient) -> bool:
-    assert client._zap is not None
-    return client._zap.is_connected
+    assert client.zap is not None
+    return client.zap.is_connected
 
 
 async def test_a_schedule_that_the_server_refuses_is_told_and_forgotten() -> None:
@@ -503,7 +503,7 @@ async def test_a_schedule_that_the_server_refuses_is_told_and_forgotten() -> Non
             await client.add("tick", "1ms", print)
         fake.drop_connections()
         await fake.until(lambda: fake.connections == 2)
-        await client._zap.health()  # type: ignore[union-attr]
+        await client.zap.health()  # type: ignore[union-attr]
         assert [call.opcode for call in fake.calls if call.link is fake.links[-1]] == [Op.HEALTH]
     assert not local.engine.remove("tick")
 

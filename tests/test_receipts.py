@@ -27,6 +27,7 @@ from zaptasks import (
     ServerBusy,
     StartTask,
     TaskFailed,
+    WithStart,
     open_client,
     open_worker,
 )
@@ -97,7 +98,7 @@ CALLS: dict[str, Ask] = {
     "now": lambda client, level: client.now("mail", durability=level),
     "start_workflow": lambda client, level: client.start_workflow("Order", durability=level),
     "signal_with_start": lambda client, level: client.signal_with_start(
-        "Order", id="o", signal="paid", durability=level
+        "paid", start=WithStart("Order", id="o", durability=level)
     ),
     "put_task_schedule": lambda client, level: client.put_task_schedule("s", HOUR, durability=level),
     "signal": _signal,

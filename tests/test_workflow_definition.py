@@ -10,7 +10,7 @@ from tests.helpers.workflow_world import World
 
 from zaptasks import workflow
 from zaptasks.workflow import WorkflowTaskHandler, definition_of
-from zaptasks.workflow.definition import signal_name, workflow_name
+from zaptasks.workflow.definition import handler_name, workflow_name
 
 
 def no_run() -> object:
@@ -125,7 +125,7 @@ def reserved() -> object:
         (reserved, "are the server's"),
         (lambda: definition_of(3), "is no workflow"),
         (lambda: workflow_name(no_coroutine), "is no workflow"),
-        (lambda: signal_name(no_coroutine), "is no signal"),
+        (lambda: handler_name("signal", no_coroutine), "is no signal"),
     ],
 )
 def test_what_cannot_be_a_workflow_is_refused_at_once(make: Callable[[], Any], text: str) -> None:
@@ -150,7 +150,7 @@ def test_names() -> None:
         "plain",
         "x",
     )
-    assert (signal_name(Named.wake), signal_name("x")) == ("wake up", "x")
+    assert (handler_name("signal", Named.wake), handler_name("signal", "x")) == ("wake up", "x")
     assert WorkflowTaskHandler({"a": plain, "b": Named}).types == ["a", "b"]
     assert WorkflowTaskHandler([plain, Named]).types == ["Other", "plain"]
     with pytest.raises(ValueError, match="registered twice"):

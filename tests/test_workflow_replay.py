@@ -230,6 +230,11 @@ async def ends_early() -> None:
     await workflow.execute_activity("charge", 1)
 
 
+async def a_new_look() -> None:
+    await workflow.execute_activity("charge", 1)
+    workflow.mutable_side_effect("limit", lambda: 1)  # the line
+
+
 async def a_new_side_effect() -> None:
     await workflow.execute_activity("charge", 1)
     try:
@@ -247,6 +252,7 @@ async def a_new_side_effect() -> None:
         (one_less, ["at 0/3", "recorded: activity 'refund'", "new:      nothing"]),
         (ends_early, ["the workflow's end", "new:      the workflow completes"]),
         (a_new_side_effect, ["at 0/2", "recorded: timer of 5 s", "new:      side effect a_new_side_effect"]),
+        (a_new_look, ["at 0/2", "recorded: timer of 5 s", "new:      mutable side effect 'limit'"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -584,6 +584,60 @@ def test_input_that_does_not_fit_fails_the_run() -> None:
     assert world.d.failure(started)["code"] == "DecodeError"
 
 
+def test_continue_as_new_after_the_handlers_loses_nothing_that_they_change(forgetful: bool) -> None:
+    @workflow.defn
+    class Account:
+        def __init__(self) -> None:
+            self.added = 0
+
+        @workflow.run
+        async def run(self, balance: int) -> int:
+            await workflow.wait_condition(lambda: self.added > 0)
+            await workflow.wait_condition(workflow.all_handlers_finished)
+            if balance + self.added < 30:
+                workflow.continue_as_new(balance + self.added)
+            return balance + self.added
+
+        @workflow.update
+        async def deposit(self, amount: int) -> None:
+            self.added += 1
+            await workflow.sleep(1)
+            self.added += amount - 1
+
+    world = World(Account, forgetful=forgetful)
+    started = world.start(0)
+    for _ in range(3):
+        world.update(started, "deposit", 5)
+    world.advance(1)
+    for _ in range(3):
+        world.update(started, "deposit", 5)
+    world.advance(1)
+    assert value(world.d.views.execution("w", "").result) == 30
+
+
+def test_continue_as_new_beside_running_handlers_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    @workflow.defn
+    class Hasty:
+        @workflow.run
+        async def run(self, n: int) -> int:
+            if n == 0:
+                await workflow.sleep(1)
+                workflow.continue_as_new(1)
+            return n
+
+        @workflow.signal
+        async def slow(self) -> None:
+            await workflow.sleep(2)
+
+    world = World(Hasty, forgetful=True)
+    started = world.start(0)
+    world.signal(started, "slow")
+    world.advance(3)
+    assert value(world.d.views.execution("w", "").result) == 1
+    (record,) = caplog.records
+    assert "1 of its handlers run" in record.message
+
+
 def test_continue_as_new(forgetful: bool) -> None:
     @workflow.defn
     async def countdown(n: int) -> str:
@@ -725,6 +779,57 @@ def test_values_stay_the_same_in_a_replay(forgetful: bool) -> None:
     assert UUID(first[1]).version == 4
     assert first[3] == [1, 2]
     assert datetime.fromisoformat(first[4]) == datetime.fromtimestamp(START_MS / 1000 + 1, UTC)
+
+
+def test_a_value_that_is_looked_at_often_is_kept_where_it_changed(forgetful: bool) -> None:
+    limits = iter([1, 1, 2, 2, 1])
+    asked: list[int] = []
+
+    def ask() -> int:
+        asked.append(next(limits))
+        return asked[-1]
+
+    @workflow.defn
+    async def follows() -> list[int]:
+        seen = []
+        for _ in range(5):
+            seen.append(workflow.mutable_side_effect("limit", ask))
+            await workflow.sleep(1)
+        return seen
+
+    world = World(follows, forgetful=forgetful)
+    started = world.start()
+    world.advance(5)
+    assert world.result(started) == [1, 1, 2, 2, 1]
+    assert asked == [1, 1, 2, 2, 1], "a replay asks nobody"
+    markers = [event.get("name", str) for event in world.history(started) if event.event_type == "MARKER_RECORDED"]
+    assert markers == ["mutable-side-effect/limit"] * 3
+
+
+def test_what_counts_as_a_change_is_the_callers_choice_and_ids_are_apart() -> None:
+    mails = [Mail("a"), Mail("b"), Mail("A")]
+
+    @workflow.defn
+    async def follows() -> list[str]:
+        def same(last: Mail, new: Mail) -> bool:
+            return last.to.lower() == new.to.lower()
+
+        seen = []
+        left = iter(mails)
+        for _ in mails:
+            seen.append(workflow.mutable_side_effect("mail", lambda: next(left), type=Mail, same=same).to)
+            seen.append(workflow.mutable_side_effect("copy", lambda: Mail("x"), type=Mail).to)
+        with pytest.raises(ValueError, match="the id of the mutable side effect '': it must be 1 to 200"):
+            workflow.mutable_side_effect("", lambda: 1)
+        return seen
+
+    world = World(follows)
+    started = world.start()
+    assert world.result(started) == ["a", "x", "b", "x", "A", "x"]
+    mails[1] = Mail("A")
+    assert world.result(world.start()) == ["a", "x", "a", "x", "a", "x"]
+    names = [event.get("name", str) for event in world.history(started) if event.event_type == "MARKER_RECORDED"]
+    assert names.count("mutable-side-effect/copy") == 1
 
 
 def test_each_task_draws_its_own_numbers() -> None:

@@ -25,13 +25,14 @@ from zapconform.cases import (
     workflow_cancel,
     workflow_reading,
     workflow_replay,
+    workflow_starts,
 )
 from zapconform.vector_files import built_in_cases
 
 MODULES = (
     *(frame, messages, handshake, call, namespaces, push, errors, tasks, tasks_timing, tasks_extension, receipts),
     *(schedules, workflow, workflow_activities, workflow_cancel, workflow_reading),
-    *(workflow_replay, http),
+    *(workflow_replay, workflow_starts, http),
 )
 """Named so that nobody takes the imports for unused; importing them is what registers the cases."""
 

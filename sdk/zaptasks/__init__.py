@@ -10,7 +10,14 @@ from zapwire.errors import CallFailed, ConnectionLost, LocalProtocolError, NotSe
 from zapwire.failure import Failure
 
 from . import aio
-from .blocking import Client, default, set_default
+from .blocking import (
+    BlockingExecutionHandle,
+    BlockingTaskHandle,
+    BlockingWorkflowHandle,
+    Client,
+    default,
+    set_default,
+)
 from .client import AsyncClient, open_client
 from .codecs import Codec, Compression, Encryption
 from .connector import VERSION
@@ -33,11 +40,13 @@ from .errors import (
     UpdateRejected,
 )
 from .exported import HistoryError, WorkflowHistory
-from .fallback import Placement, Submission
 from .handlers import activity, task
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
+from .headers import Headers
+from .interceptors import Call, Interceptor, Proceed
 from .local import EngineStopped, LocalEngine, NoHandler, QueueFull
-from .options import Durability, RetryPolicy, Seconds
+from .metrics import Metrics, MetricsHandler
+from .options import Durability, IdConflictPolicy, IdReusePolicy, RetryPolicy, Seconds
 from .records import (
     Acknowledged,
     Every,
@@ -55,8 +64,10 @@ from .records import (
 from .replayer import Replayed, Replayer
 from .sorting import sort_handlers
 from .spec import Cron, Interval, parse_spec
+from .submission import Placement, Submission
 from .worker import Worker, open_worker, run_worker
 from .workflow_runner import WorkflowContext
+from .workflow_start import StartOptions, WithStart
 
 __version__ = VERSION
 
@@ -64,6 +75,10 @@ __all__ = [
     "Acknowledged",
     "ActivityFailed",
     "AsyncClient",
+    "BlockingExecutionHandle",
+    "BlockingTaskHandle",
+    "BlockingWorkflowHandle",
+    "Call",
     "CallFailed",
     "CancelRequested",
     "Client",
@@ -82,18 +97,25 @@ __all__ = [
     "ExecutionHandle",
     "ExecutionInfo",
     "Failure",
+    "Headers",
     "Health",
     "HistoryError",
     "HistoryEvent",
+    "IdConflictPolicy",
+    "IdReusePolicy",
+    "Interceptor",
     "Interval",
     "LocalEngine",
     "LocalProtocolError",
+    "Metrics",
+    "MetricsHandler",
     "NamespaceInfo",
     "NoHandler",
     "NotSent",
     "OutcomeUnknown",
     "PayloadError",
     "Placement",
+    "Proceed",
     "QueueFull",
     "RemoteError",
     "Replayed",
@@ -103,6 +125,7 @@ __all__ = [
     "ScheduleSpec",
     "Seconds",
     "ServerBusy",
+    "StartOptions",
     "StartTask",
     "StartWorkflow",
     "Status",
@@ -117,6 +140,7 @@ __all__ = [
     "UpdateFailed",
     "UpdateRejected",
     "Waiting",
+    "WithStart",
     "Worker",
     "WorkflowContext",
     "WorkflowHandle",

@@ -17,7 +17,7 @@ import asyncio
 import logging
 import signal
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -26,10 +26,14 @@ from zapwire.client_link import Backoff
 from . import client as trio_client
 from . import worker as trio_worker
 from .asyncio_bridge import call, hold, on_asyncio, running_loop
+from .asyncio_interceptors import interceptors_on_asyncio
 from .client import AsyncClient
 from .converters import PLAIN, DataConverter
 from .handlers import Function, Handlers, Kind
-from .options import Seconds
+from .headers import HeaderSource
+from .interceptors import Interceptor
+from .metrics import NO_METRICS, MetricsHandler
+from .options import Bodies, Seconds
 from .trio_thread import Block
 from .worker import MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
 
@@ -54,6 +58,7 @@ class Client(AsyncClient):
             inner._connections,
             namespace=inner.namespace,
             timeout=inner.timeout,
+            headers=inner._header_source,
             converter=inner.converter,
         )
         self._block = block
@@ -89,6 +94,11 @@ class Worker:
     def identity(self) -> str:
         """Who it is to people who look at the server."""
         return self._inner.identity
+
+    @property
+    def build_id(self) -> str:
+        """Which build of the code it runs, to people who read histories; "" if it names none."""
+        return self._inner.build_id
 
     @property
     def running(self) -> int:
@@ -130,9 +140,14 @@ async def open_client(
     timeout: Seconds = 10.0,
     wait: bool = True,
     backoff: Backoff | None = None,
+    headers: HeaderSource | None = None,
     converter: DataConverter = PLAIN,
+    bodies: Bodies = "json",
 ) -> AsyncIterator[Client]:
-    """Connect to the server at `zap`, as `zaptasks.open_client` does, for an asyncio program."""
+    """Connect to the server at `zap`, as `zaptasks.open_client` does, for an asyncio program.
+
+    `headers` is called on the asyncio loop, in the task that starts something.
+    """
     manager = trio_client.open_client(
         zap,
         namespace=namespace,
@@ -141,7 +156,9 @@ async def open_client(
         timeout=timeout,
         wait=wait,
         backoff=backoff,
+        headers=headers,
         converter=converter,
+        bodies=bodies,
     )
     async with hold(manager) as (block, inner):
         client = Client(block, inner)
@@ -162,13 +179,19 @@ async def open_worker(
     slots: int = SLOTS,
     max_threads: int = MAX_THREADS,
     identity: str = "",
+    build_id: str = "",
+    interceptors: Iterable[Interceptor] = (),
+    tasks_per_second: float | None = None,
+    queue_tasks_per_second: float | None = None,
+    sessions: int = 0,
+    metrics: MetricsHandler = NO_METRICS,
     shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
 ) -> AsyncIterator[Worker]:
     """Serve a task queue for the length of an `async with` block, as `zaptasks.open_worker` does.
 
     `async def` tasks and activities run on this asyncio loop, with the context variables of this place; `def` ones run
     in threads, with the same. Workflows run on the trio thread: they await what their context gives them, and nothing
-    of asyncio.
+    of asyncio. Interceptors run on this asyncio loop, around either kind of handler.
 
     A cancel by the server, and the end of the worker, cancel a handler's asyncio task: `str(error)` of the
     `CancelledError` and `current_task().cancel_reason` say why. It may clean up for 30 seconds.
@@ -183,6 +206,12 @@ async def open_worker(
         slots=slots,
         max_threads=max_threads,
         identity=identity,
+        build_id=build_id,
+        interceptors=interceptors_on_asyncio(loop, interceptors),
+        tasks_per_second=tasks_per_second,
+        queue_tasks_per_second=queue_tasks_per_second,
+        sessions=sessions,
+        metrics=metrics,
         shutdown_timeout=shutdown_timeout,
     )
     async with hold(manager) as (block, inner):
@@ -199,6 +228,12 @@ async def run_worker(
     slots: int = SLOTS,
     max_threads: int = MAX_THREADS,
     identity: str = "",
+    build_id: str = "",
+    interceptors: Iterable[Interceptor] = (),
+    tasks_per_second: float | None = None,
+    queue_tasks_per_second: float | None = None,
+    sessions: int = 0,
+    metrics: MetricsHandler = NO_METRICS,
     shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
 ) -> None:
     """Serve a task queue until SIGTERM or SIGINT, then drain and return. Only on the main thread's loop.
@@ -219,6 +254,12 @@ async def run_worker(
             slots=slots,
             max_threads=max_threads,
             identity=identity,
+            build_id=build_id,
+            interceptors=interceptors,
+            tasks_per_second=tasks_per_second,
+            queue_tasks_per_second=queue_tasks_per_second,
+            sessions=sessions,
+            metrics=metrics,
             shutdown_timeout=shutdown_timeout,
         ) as worker:
             first = await signals.get()

@@ -112,6 +112,16 @@ def _result_reader(function: Callable[..., object]) -> Reader:
     return _reader(_hints(function).get("return", Any))
 
 
+def result_type(function: Callable[..., object] | None) -> Any:
+    """What `function` is annotated to return; `Any` where it is not, or where JSON cannot be read as that."""
+    hint = Any if function is None else _hints(function).get("return", Any)
+    try:
+        reader(hint)
+    except TypeError:  # `UnreadableType`, and annotations that have no hash
+        return Any
+    return hint
+
+
 def _decode(read: Reader, raw: str | bytes | msgspec.Raw, what: str) -> object:
     try:
         return read(raw)

@@ -125,7 +125,7 @@ async def hold(manager: AbstractAsyncContextManager[T]) -> AsyncIterator[tuple[B
         block.leave()
     ended.future.remove_done_callback(break_off)
     try:
-        await _outlast(ended.future, block.cancel)
+        await outlast(ended.future, block.cancel)
     finally:
         thread.join_if_over(JOIN_SECONDS_MAX)
     if is_broken and owner.uncancel() == 0 and isinstance(error, asyncio.CancelledError):
@@ -148,7 +148,7 @@ class _Frame:
     __slots__ = ("__weakref__",)
 
 
-async def _outlast(future: asyncio.Future[None], cancel: Callable[[], None]) -> None:
+async def outlast(future: asyncio.Future[None], cancel: Callable[[], None]) -> None:
     """Wait until it is done, whatever comes; a cancel is passed on by `cancel`, and raised in the end."""
     canceled: asyncio.CancelledError | None = None
     while not future.done():
@@ -173,14 +173,14 @@ def on_asyncio(loop: asyncio.AbstractEventLoop, handlers: Handlers, kind: Kind) 
 
         @functools.wraps(function)
         async def run(*args: object) -> object:
-            return await _HandlerTask(loop, function, args).run()
+            return await HandlerTask(loop, function, args).run()
 
         return run
 
     return {name: carried(handler.function) for name, handler in table(handlers, kind).items()}
 
 
-class _HandlerTask:
+class HandlerTask:
     """One call of a handler: a task on the asyncio loop, and the trio task that waits for it.
 
     The asyncio task runs in a copy of the trio task's context, which holds `current_task()` and what the opener of the

@@ -29,7 +29,9 @@ from .deliveries import ActivityDelivery
 from .errors import CodecError
 from .failures import canceled_failure, failure_of, unreadable_failure
 from .handlers import Handler
+from .interceptors import Interceptor, call_through
 from .line import LEASE_OVER, TOO_LARGE, Line
+from .metrics import MetricsHandler
 from .payloads import result_too_large
 
 log = logging.getLogger("zaptasks.worker")
@@ -53,7 +55,9 @@ class Attempt:
         task_queue: str,
         nursery: trio.Nursery,
         limiter: trio.CapacityLimiter,
+        interceptors: tuple[Interceptor, ...],
         converter: DataConverter,
+        metrics: MetricsHandler,
     ) -> None:
         self.token: Final = delivery.task_token
         self._delivery = delivery
@@ -61,9 +65,11 @@ class Attempt:
         self._line = line
         self._nursery = nursery
         self._limiter = limiter
+        self._interceptors = interceptors
         self._converter = converter
         self._unreadable: ZapError | None = None
         self._scope = trio.CancelScope()
+        self._in_threads = 0
         self._is_lost = False
         self._hand_back_reason: str | None = None
         self._thread = threading.get_ident()
@@ -85,8 +91,10 @@ class Attempt:
             start_to_close=delivery.start_to_close_timeout_ms / 1000 or None,
             heartbeat_timeout=timeout_ms / 1000 or None,
             heartbeat_details=self._said_before(),
+            headers=delivery.headers,
             send=self._beat_from_anywhere,
             converter=converter,
+            metrics=metrics,
         )
         self._beat_seconds = HEARTBEAT_SECONDS_MAX
         if timeout_ms:
@@ -101,7 +109,7 @@ class Attempt:
     def cancel(self, reason: str) -> None:
         """The server wants it to stop. A thread cannot be stopped: it can only ask `cancel_requested`."""
         self.context._cancel(reason)
-        if self._handler is not None and self._handler.is_async:
+        if not self._in_threads:
             self._scope.cancel()
 
     def lose(self, reason: str) -> None:
@@ -160,11 +168,7 @@ class Attempt:
             return self._failed(Failure(message=text, code=DECODE_ERROR, non_retryable=True))
         try:
             with self._scope:
-                if handler.is_async:
-                    value = await handler.function(*args)
-                else:
-                    call = functools.partial(handler.function, *args)
-                    value = await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
+                value = await call_through(self._interceptors, handler.name, self._call, *args)
                 return Op.RESPOND_ACTIVITY_TASK_COMPLETED, self._converter.encode(
                     value, f"the result of {handler.name!r}"
                 )
@@ -182,6 +186,18 @@ class Attempt:
         if self._hand_back_reason is not None:
             return Op.HAND_BACK_TASK, self._hand_back_reason.encode()
         return _failed(canceled_failure(self.context.cancel_reason))
+
+    async def _call(self, *args: Any) -> Any:
+        handler = self._handler
+        assert handler is not None, "a delivery without a handler is answered before"
+        if handler.is_async:
+            return await handler.function(*args)
+        call = functools.partial(handler.function, *args)
+        self._in_threads += 1
+        try:
+            return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
+        finally:
+            self._in_threads -= 1
 
     def _arguments(self, handler: Handler) -> tuple[object, ...]:
         if self._unreadable is not None:

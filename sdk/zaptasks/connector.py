@@ -15,9 +15,11 @@ from urllib.parse import urlsplit
 import trio
 
 from zapwire.client_link import Backoff, ReconnectingLink, open_reconnecting_link
-from zapwire.handshake import NODE_ID_BYTES_MAX, Capability
+from zapwire.handshake import BODIES, CBOR, NODE_ID_BYTES_MAX, Capability
 from zapwire.link import Link
 from zapwire.link_handler import LinkHandler
+
+from .options import Bodies
 
 VERSION: Final = "0.1.0"
 SDK_NAME: Final = "zaptasks-python"
@@ -88,6 +90,7 @@ class Connector:
     identity: str
     ssl_context: ssl.SSLContext | None = None
     backoff: Backoff | None = None
+    bodies: Bodies = "json"
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -106,7 +109,7 @@ class Connector:
             handler=handler,
             on_connected=on_connected,
             capabilities=CAPABILITIES,
-            details={"sdk": SDK_NAME, "version": VERSION},
+            details={"sdk": SDK_NAME, "version": VERSION, **({BODIES: CBOR} if self.bodies == "cbor" else {})},
             ssl_context=self.ssl_context,
             backoff=self.backoff,
         )

@@ -17,6 +17,8 @@ import msgspec
 from zapwire.errors import ZapError
 
 from .converters import PLAIN, DataConverter
+from .headers import Headers
+from .metrics import NO_METRICS, Metrics, MetricsHandler
 from .payloads import SMALL_PAYLOAD_BYTES_MAX
 
 _current: ContextVar[TaskContext] = ContextVar("zaptasks.current_task")
@@ -42,16 +44,19 @@ def current_task() -> TaskContext:
 class TaskContext:
     """One attempt of one task or activity. Every method may be called from any thread.
 
-    `heartbeat_details` are what the last attempt that said something had said. Spans are in seconds, None for none.
+    `heartbeat_details` are what the last attempt that said something had said. `headers` are what the start of the task
+    or workflow gave along. Spans are in seconds, None for none.
     """
 
     __slots__ = (
         "_cancel_reason",
         "_converter",
         "_details",
+        "_metrics",
         "_progress",
         "_send",
         "attempt",
+        "headers",
         "heartbeat_details",
         "heartbeat_timeout",
         "id",
@@ -81,7 +86,9 @@ class TaskContext:
         heartbeat_timeout: float | None,
         heartbeat_details: tuple[Any, ...],
         send: Callable[[bytes], None],
+        headers: Headers | None = None,
         converter: DataConverter = PLAIN,
+        metrics: MetricsHandler = NO_METRICS,
     ) -> None:
         self.id: Final = id
         self.type: Final = type
@@ -95,18 +102,28 @@ class TaskContext:
         self.start_to_close: Final = start_to_close
         self.heartbeat_timeout: Final = heartbeat_timeout
         self.heartbeat_details: Final = heartbeat_details
+        self.headers: Final[Headers] = headers or {}
         self._send = send
         self._converter = converter
+        self._metrics = metrics
         self._details: tuple[object, ...] = heartbeat_details
         self._progress: dict[str, object] | None = None
         self._cancel_reason: str | None = None
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
-        """Logs under `zaptasks.task`, with the task's type, id and attempt before every message."""
-        return _TaskLogger(
-            logging.getLogger("zaptasks.task"), {"task": f"{self.type} {self.workflow_id} attempt {self.attempt}"}
-        )
+        """Logs under `zaptasks.task`, with the task's type, id and attempt before every message.
+
+        The records have `headers`, for formatters and filters.
+        """
+        about = {"task": f"{self.type} {self.workflow_id} attempt {self.attempt}", "headers": self.headers}
+        return _TaskLogger(logging.getLogger("zaptasks.task"), about)
+
+    @property
+    def metrics(self) -> Metrics:
+        """What this handler counts and measures, for the worker's metrics handler."""
+        tags = {"namespace": self.namespace, "task_queue": self.task_queue, "activity_type": self.type}
+        return Metrics(lambda: (self._metrics, tags))
 
     @property
     def cancel_requested(self) -> bool:
@@ -169,4 +186,6 @@ def said_before(details: msgspec.Raw | None, converter: DataConverter = PLAIN) -
 
 class _TaskLogger(logging.LoggerAdapter[logging.Logger]):
     def process(self, msg: object, kwargs: MutableMapping[str, Any]) -> tuple[object, MutableMapping[str, Any]]:
-        return f"[{self.extra['task'] if self.extra else ''}] {msg}", kwargs
+        about = self.extra or {}
+        kwargs["extra"] = {"headers": about["headers"], **(kwargs.get("extra") or {})}
+        return f"[{about['task']}] {msg}", kwargs

@@ -25,6 +25,7 @@ class ActivityDelivery(_Delivery, frozen=True, kw_only=True, gc=False):
     maximum_attempts: int = 0
     kind: str = ""
     heartbeat_details: msgspec.Raw = msgspec.Raw(b"")
+    headers: dict[str, str] = {}
 
 
 class WorkflowDelivery(_Delivery, frozen=True, kw_only=True, gc=False):
@@ -36,6 +37,7 @@ class WorkflowDelivery(_Delivery, frozen=True, kw_only=True, gc=False):
     workflow_type_name: str
     input: str | None = None
     attempt: int = 1
+    headers: dict[str, str] = {}
 
 
 class ResultDelivery(_Delivery, frozen=True, kw_only=True, gc=False):

@@ -14,7 +14,6 @@ soon as there is one.
 
 from __future__ import annotations
 
-import enum
 import logging
 import ssl
 from collections import defaultdict
@@ -31,9 +30,11 @@ from .client import AsyncClient, open_client
 from .converters import PLAIN, DataConverter
 from .errors import ServerBusy
 from .handlers import Function
+from .headers import HeaderSource
 from .local import LocalEngine
-from .options import DURABILITIES, Durability
+from .options import DURABILITIES, Bodies, Durability
 from .records import Acknowledged, Started
+from .submission import LocalTask, Placement, Submission
 from .task_request import TaskRequest
 from .worker import Worker, open_worker
 
@@ -56,28 +57,6 @@ PLACE_AGAIN_SECONDS: Final = 5.0
 
 NOT_SERVED: Final = 501
 """The status of a server that does not take such requests. Nothing was started."""
-
-
-class Placement(enum.Enum):
-    """Where a task or schedule went."""
-
-    ZAP = "zap"
-    HTTP = "http"
-    LOCAL = "local"
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """A task that was accepted: where, and under which ids. Tasks in this process have no run id.
-
-    `durability` is how durable it was when it was accepted: "memory" in this process, None if the server does not say.
-    """
-
-    placement: Placement
-    request_id: str
-    workflow_id: str
-    run_id: str = ""
-    durability: Durability | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -107,7 +86,8 @@ class FallbackClient:
         shutdown_timeout: float,
         workers: trio.Nursery,
     ) -> None:
-        self._zap = zap
+        self.zap: Final = zap
+        """None without a ZAP address."""
         self._http = http
         self._local = local
         self._task_queue = task_queue
@@ -144,17 +124,16 @@ class FallbackClient:
         if self._local is None:
             raise away or NotSent("there is no server to send tasks to: give a ZAP address or a URL")
         self._note(Placement.LOCAL, away)
-        self._local.now(request.type, payload, request_id=request.request_id)
-        return local_submission(request.request_id)
+        return submit_locally(self._local, request, payload)
 
     async def _submit_over_zap(self, request: TaskRequest) -> Submission | None:
-        if self._zap is None:
+        if self.zap is None:
             return None
-        await self._check_zap(self._zap)
+        await self._check_zap(self.zap)
         try:
-            started = await self._zap.submit(request, repeat=False)
+            started = await self.zap.submit(request, repeat=False)
         except OutcomeUnknown as unknown:
-            return await self._ask_again(self._zap, request, unknown)
+            return await self._ask_again(self.zap, request, unknown)
         return _submission(Placement.ZAP, request, started)
 
     async def _ask_again(self, zap: AsyncClient, request: TaskRequest, unknown: OutcomeUnknown) -> Submission:
@@ -202,10 +181,10 @@ class FallbackClient:
 
     async def _place(self, wanted: _Added) -> Placement:
         away: ZapError | None = None
-        if self._zap is not None:
+        if self.zap is not None:
             try:
-                await self._check_zap(self._zap)
-                await self._place_on_zap(self._zap, wanted)
+                await self._check_zap(self.zap)
+                await self._place_on_zap(self.zap, wanted)
             except (ConnectionLost, CallFailed) as error:
                 if not _is_away(error):
                     raise
@@ -225,7 +204,7 @@ class FallbackClient:
             else:
                 self._note(Placement.HTTP, away)
                 return Placement.HTTP
-        if wanted.is_durable and self._zap is not None:
+        if wanted.is_durable and self.zap is not None:
             log.warning("schedule %r may be on the server already and is not run here: %s", wanted.name, away)
             return Placement.ZAP
         if self._local is None or wanted.is_durable:
@@ -240,7 +219,7 @@ class FallbackClient:
             lambda: http.put_task_schedule(name, wanted.spec, task_queue=self._task_queue, durability=wanted.durability)
         )
         self._moved_to_server(wanted, kept)
-        if self._zap is None:
+        if self.zap is None:
             log.warning(
                 "the server has schedule %r, and this process cannot run it: firings are delivered over ZAP, and no ZAP"
                 " address is configured. A worker that serves %r runs them",
@@ -359,9 +338,11 @@ async def _until_known(request: Callable[[], Awaitable[T]]) -> T:
     raise unknown
 
 
-def local_submission(request_id: str) -> Submission:
-    """A task that stays in this process."""
-    return Submission(Placement.LOCAL, request_id, request_id, durability="memory")
+def submit_locally(local: LocalEngine, request: TaskRequest, payload: object) -> Submission:
+    """Start a task that stays in this process. Raises what `LocalEngine.now` raises."""
+    id = request.request_id
+    task = LocalTask(id, local.now(request.type, payload, request_id=id, headers=request.headers), local.converter)
+    return Submission(Placement.LOCAL, id, id, durability="memory", local=task)
 
 
 def _submission(placement: Placement, request: TaskRequest, started: Started) -> Submission:
@@ -392,7 +373,9 @@ async def open_fallback_client(
     identity: str,
     ssl_context: ssl.SSLContext | None,
     shutdown_timeout: float,
+    headers: HeaderSource | None = None,
     converter: DataConverter = PLAIN,
+    bodies: Bodies = "json",
 ) -> AsyncIterator[FallbackClient]:
     """Open what is configured; nothing is waited for. `local` is None where nothing may run in this process."""
     zap_client: AsyncClient | None = None
@@ -407,7 +390,9 @@ async def open_fallback_client(
                     ssl_context=ssl_context,
                     timeout=timeout,
                     wait=False,
+                    headers=headers,
                     converter=converter,
+                    bodies=bodies,
                 )
             )
         if url:

@@ -35,6 +35,7 @@ from zapwire.errors import ZapError
 from .context import TaskContext, _current
 from .converters import PLAIN, DataConverter
 from .handlers import Handler, Kind, check_name
+from .headers import Headers
 from .local_schedule import Clock, LocalTime, Schedule, SystemClock, schedule
 from .spec import Cron, Interval, parse_spec
 
@@ -116,7 +117,7 @@ class LocalEngine:
         if threads < 1 or queue < 1:
             raise ValueError(f"threads={threads}, queue={queue}: both must be at least 1")
         self._default = handler
-        self._converter = converter
+        self.converter: Final = converter
         self._threads_max = threads
         self._queue_max = queue
         self._zone = LocalTime() if zone is None else zone
@@ -151,22 +152,24 @@ class LocalEngine:
         with self._lock:
             self._handlers[task_type] = handler
 
-    def now(self, task_type: str, payload: object = None, *, request_id: str | None = None) -> Future[Any]:
+    def now(
+        self, task_type: str, payload: object = None, *, request_id: str | None = None, headers: Headers | None = None
+    ) -> Future[Any]:
         """Run the handler of `task_type` with `payload` in a thread, soon; returns without waiting.
 
         The future gets the handler's result, or what it raised (also logged). A request id that was
         seen before runs nothing and returns the first call's future; the last `REQUEST_IDS_MAX` are
-        remembered.
+        remembered. `headers` are what `current_task().headers` is for the handler.
 
         Raises `PayloadError` for a payload that has no JSON form, `NoHandler`, `QueueFull` and
         `EngineStopped`; in each case nothing was accepted.
         """
-        body = None if payload is None else self._converter.encode(payload, f"the payload of {task_type!r}")
+        body = None if payload is None else self.converter.encode(payload, f"the payload of {task_type!r}")
         with self._lock:
             self._check_open()
             if request_id is not None and request_id in self._requests:
                 return self._requests[request_id]
-            task = _Task(task_type, self._handler(task_type), body, request_id, self._converter)
+            task = _Task(task_type, self._handler(task_type), body, request_id, headers, self.converter)
             if len(self._queue) >= self._queue_max:
                 raise QueueFull(f"{len(self._queue)} tasks wait already, at most {self._queue_max} may: {task_type!r}")
             self._enqueue(task)
@@ -365,12 +368,14 @@ class _Task:
         handler: Callable[[bytes | str | None], object],
         body: bytes | None,
         request_id: str | None,
+        headers: Headers | None,
         converter: DataConverter,
     ) -> None:
         self.name = name
         self.handler = handler
         self.body = body
         self.id = request_id or uuid.uuid4().hex
+        self.headers = headers
         self.converter = converter
         self.future: Future[Any] = Future()
 
@@ -378,7 +383,7 @@ class _Task:
         if not self.future.set_running_or_notify_cancel():
             return
         try:
-            with _as_current(self.name, self.id):
+            with _as_current(self.name, self.id, self.headers):
                 result = self.handler(None if self.body is None else self.converter.open(self.body))
             decoded = self.converter.decode(self.converter.encode(result, f"the result of {self.name!r}"))
         except BaseException as error:  # SystemExit too: it ends this task and not its thread
@@ -423,7 +428,7 @@ async def _settle(result: Awaitable[object]) -> object:
 
 
 @contextmanager
-def _as_current(task_type: str, task_id: str) -> Iterator[None]:
+def _as_current(task_type: str, task_id: str, headers: Headers | None = None) -> Iterator[None]:
     """Make `current_task()` work: this is the first and only attempt, and its heartbeats reach nobody."""
     context = TaskContext(
         id=task_id,
@@ -438,6 +443,7 @@ def _as_current(task_type: str, task_id: str) -> Iterator[None]:
         start_to_close=None,
         heartbeat_timeout=None,
         heartbeat_details=(),
+        headers=headers,
         send=_send_nowhere,
     )
     token = _current.set(context)

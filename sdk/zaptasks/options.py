@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Literal, TypeAlias, get_args
@@ -18,6 +18,15 @@ the process and not the loss of power; "synced": on the disk."""
 DURABILITIES: Final[tuple[Durability, ...]] = get_args(Durability)
 """From the weakest to the strongest."""
 
+IdReusePolicy: TypeAlias = Literal["allow-duplicate", "allow-duplicate-failed-only", "reject-duplicate"]
+"""Whether a start may take an id that a closed execution has: always, if that one did not complete, or never."""
+
+IdConflictPolicy: TypeAlias = Literal["fail", "use-existing", "terminate-existing"]
+"""What a start does with an id that an open execution has: it is refused, joins that one, or ends it first."""
+
+Bodies: TypeAlias = Literal["json", "cbor"]
+"""In what calls, answers and deliveries travel."""
+
 SPAN_SECONDS_MAX: Final = 100 * 365 * 86_400
 """A hundred years: longer spans are a mistake of units, and the server refuses them."""
 
@@ -30,6 +39,19 @@ def to_seconds(value: Seconds, what: str) -> float:
     return seconds
 
 
+PER_SECOND_MIN: Final = 0.001
+PER_SECOND_MAX: Final = 1_000_000
+
+
+def to_rate(per_second: float | None, name: str) -> float:
+    """How many a second; 0 for None. Raises `ValueError` outside of what a server takes."""
+    if per_second is None:
+        return 0.0
+    if not PER_SECOND_MIN <= per_second <= PER_SECOND_MAX:
+        raise ValueError(f"{name} is {per_second!r}: it must be {PER_SECOND_MIN} to {PER_SECOND_MAX:,}, or None")
+    return float(per_second)
+
+
 def to_ms(value: Seconds | None, what: str) -> int:
     """Milliseconds, rounded up so that no span becomes 0, which means none. None is 0."""
     return 0 if value is None else math.ceil(round(to_seconds(value, what) * 1000, 6))
@@ -40,13 +62,46 @@ def present(**fields: object) -> dict[str, object]:
     return {name: value for name, value in fields.items() if value not in (None, "", 0, {})}
 
 
-def workflow_timeouts(execution_timeout: Seconds | None, run_timeout: Seconds | None) -> dict[str, int]:
+def workflow_timeouts(
+    execution_timeout: Seconds | None, run_timeout: Seconds | None, task_timeout: Seconds | None
+) -> dict[str, int]:
     """The timeouts of a workflow that are given, as a request has them."""
     spans = {
         "workflow_execution_ms": to_ms(execution_timeout, "execution_timeout"),
         "workflow_run_ms": to_ms(run_timeout, "run_timeout"),
+        "workflow_task_ms": to_ms(task_timeout, "task_timeout"),
     }
     return {name: span for name, span in spans.items() if span}
+
+
+def check_options(given: Mapping[str, object], known: type, function: str) -> None:
+    """Refuse options that a function with `**options: Unpack[known]` does not have. Raises `TypeError`."""
+    unknown = given.keys() - known.__annotations__.keys()
+    if unknown:
+        names = ", ".join(map(repr, sorted(unknown)))
+        raise TypeError(f"{function}() has no option {names}; its options are: {', '.join(known.__annotations__)}")
+
+
+def id_policies(reuse: IdReusePolicy | None, conflict: IdConflictPolicy | None) -> dict[str, str]:
+    """The policies as a request has them; nothing for None, the server's own. Raises `ValueError`."""
+    found: dict[str, str] = {}
+    for name, value, kind in (
+        ("id_reuse_policy", reuse, IdReusePolicy),
+        ("id_conflict_policy", conflict, IdConflictPolicy),
+    ):
+        if value is None:
+            continue
+        if value not in get_args(kind):
+            raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(map(repr, get_args(kind)))}, or None")
+        found[name] = str(value)
+    return found
+
+
+def check_bodies(bodies: Bodies) -> Bodies:
+    """The same. Raises `ValueError` for another word."""
+    if bodies not in get_args(Bodies):
+        raise ValueError(f'bodies is {bodies!r}: it must be "json" or "cbor"')
+    return bodies
 
 
 def asked(durability: Durability | None) -> dict[str, object]:
@@ -83,6 +138,17 @@ class RetryPolicy:
             raise ValueError(f"maximum_attempts is {self.maximum_attempts}: it must be 0 (no limit) or more")
         if isinstance(self.non_retryable_error_types, str):
             raise ValueError("non_retryable_error_types is a text: it must be a sequence of type names")
+
+    def interval(self, attempt: int) -> float:
+        """Seconds between the failure of this attempt, counted from 1, and the next one."""
+        first = to_seconds(self.initial_interval, "initial_interval")
+        longest = 100 * first
+        if self.maximum_interval is not None:
+            longest = to_seconds(self.maximum_interval, "maximum_interval")
+        try:
+            return min(first * self.backoff_coefficient ** (attempt - 1), longest)
+        except OverflowError:
+            return longest
 
     def to_wire(self) -> dict[str, object]:
         """The JSON object that Go's SDK sends for a policy."""

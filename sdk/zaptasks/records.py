@@ -20,6 +20,7 @@ from zapwire.failure import Failure, decode_failure, encode_failure
 
 from .converters import PLAIN, DataConverter
 from .errors import ExecutionError, TaskCanceled, TaskFailed, TaskTerminated, TaskTimedOut
+from .headers import Headers, headers_of_start
 from .options import DURABILITIES, Durability, RetryPolicy, Seconds, present, to_ms, workflow_timeouts
 from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_optional
 from .spec import Interval, parse_spec
@@ -96,7 +97,7 @@ class ExecutionInfo(_Record, frozen=True, kw_only=True):
     """A task or workflow: what it is and where it stands.
 
     `kind` is "task" or "workflow". Payloads (`input`, `result`, `memo`) are what JSON makes of them; listings leave
-    out all but the memo.
+    out all but the memo, and the headers. `build_id` is that of the worker that had its task last.
     """
 
     workflow_id: str
@@ -114,6 +115,8 @@ class ExecutionInfo(_Record, frozen=True, kw_only=True):
     result: Any = None
     memo: Any = None
     search_attributes: dict[str, Any] = {}
+    headers: dict[str, str] = {}
+    build_id: str = ""
     schedule_id: str = ""
     cancel_reason: str = ""
     close_reason: str = ""
@@ -177,6 +180,7 @@ class Waiting(_Record, frozen=True, kw_only=True):
     until: datetime | None = None
     activity_id: str = ""
     identity: str = ""
+    build_id: str = ""
     attempt: int = 0
 
 
@@ -197,6 +201,9 @@ class ExecutionPage(_Record, frozen=True, kw_only=True):
 class HistoryPage(_Record, frozen=True, kw_only=True):
     events: list[HistoryEvent] = []
     next_cursor: int = 0
+    run_id: str = ""
+    is_open: bool | None = None
+    """Whether more can come; only where that was asked."""
 
 
 class Described(_Record, frozen=True, kw_only=True):
@@ -212,6 +219,8 @@ class QueryAnswer(_Record, frozen=True, kw_only=True):
 
 
 class UpdateAnswer(_Record, frozen=True, kw_only=True):
+    workflow_id: str = ""
+    run_id: str = ""
     result: msgspec.Raw = msgspec.Raw(b"")
     raw_failure: msgspec.Raw = msgspec.field(default=msgspec.Raw(b""), name="failure")
 
@@ -302,6 +311,7 @@ class StartTask:
     start_to_close: Seconds | None = field(default=None, kw_only=True)
     heartbeat_timeout: Seconds | None = field(default=None, kw_only=True)
     memo: Mapping[str, object] | None = field(default=None, kw_only=True)
+    headers: Headers | None = field(default=None, kw_only=True)
 
     def to_wire(self, converter: DataConverter = PLAIN) -> dict[str, object]:
         body: dict[str, object] = {"workflow_type": self.type, "task_queue": self.task_queue, "is_task": True}
@@ -314,6 +324,7 @@ class StartTask:
             start_to_close_ms=to_ms(self.start_to_close, "start_to_close"),
             heartbeat_ms=to_ms(self.heartbeat_timeout, "heartbeat_timeout"),
             memo=converter.encode_optional(self.memo, f"the memo of {self.type!r}", SMALL_PAYLOAD_BYTES_MAX),
+            headers=headers_of_start(None, self.headers),
         )
 
 
@@ -328,8 +339,10 @@ class StartWorkflow:
     retry_policy: RetryPolicy | None = None
     execution_timeout: Seconds | None = field(default=None, kw_only=True)
     run_timeout: Seconds | None = field(default=None, kw_only=True)
+    task_timeout: Seconds | None = field(default=None, kw_only=True)
     memo: Mapping[str, object] | None = field(default=None, kw_only=True)
     search_attributes: Mapping[str, object] | None = field(default=None, kw_only=True)
+    headers: Headers | None = field(default=None, kw_only=True)
 
     def to_wire(self, converter: DataConverter = PLAIN) -> dict[str, object]:
         body: dict[str, object] = {"workflow_type": self.type, "task_queue": self.task_queue}
@@ -338,9 +351,10 @@ class StartWorkflow:
         return body | present(
             workflow_id=self.workflow_id,
             retry_policy=None if self.retry_policy is None else self.retry_policy.to_wire(),
-            timeouts=workflow_timeouts(self.execution_timeout, self.run_timeout),
+            timeouts=workflow_timeouts(self.execution_timeout, self.run_timeout, self.task_timeout),
             memo=converter.encode_optional(self.memo, f"the memo of {self.type!r}", SMALL_PAYLOAD_BYTES_MAX),
             search_attributes=encode_optional(self.search_attributes, f"the search attributes of {self.type!r}"),
+            headers=headers_of_start(None, self.headers),
         )
 
 
@@ -368,6 +382,7 @@ class ScheduleActionInfo(_Record, frozen=True, kw_only=True):
     is_task: bool = False
     memo: Any = None
     search_attributes: dict[str, Any] = {}
+    headers: dict[str, str] = {}
 
 
 class RunningAction(_Record, frozen=True, kw_only=True):

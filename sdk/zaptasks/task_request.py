@@ -13,17 +13,30 @@ from zapwire.envelope import encode_task_submit
 
 from .converters import PLAIN, DataConverter
 from .handlers import Kind, check_name
-from .options import Durability, RetryPolicy, Seconds, asked, present, to_ms
+from .headers import Headers, HeaderSource, headers_of_start
+from .options import (
+    Durability,
+    IdConflictPolicy,
+    IdReusePolicy,
+    RetryPolicy,
+    Seconds,
+    asked,
+    id_policies,
+    present,
+    to_ms,
+)
 from .payloads import SMALL_PAYLOAD_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRequest:
-    """What a server is asked for. `payload` is JSON, or empty for none; `options` are what our servers read besides."""
+    """What a server is asked for. `payload` is JSON, or empty for none; `options` are what our servers read besides,
+    the headers among them."""
 
     type: str
     payload: bytes
     request_id: str
+    headers: Headers
     options: dict[str, object]
 
     @classmethod
@@ -42,11 +55,16 @@ class TaskRequest:
         schedule_to_close: Seconds | None = None,
         heartbeat_timeout: Seconds | None = None,
         memo: Mapping[str, object] | None = None,
+        headers: Headers | None = None,
+        header_source: HeaderSource | None = None,
+        id_reuse_policy: IdReusePolicy | None = None,
+        id_conflict_policy: IdConflictPolicy | None = None,
         durability: Durability | None = None,
         converter: DataConverter = PLAIN,
     ) -> TaskRequest:
-        """Check and encode everything, before anything is sent. Raises `PayloadError` and `ValueError`."""
+        """Check and encode everything, before anything is sent. Raises `PayloadError`, `ValueError`, `TypeError`."""
         check_name(type, Kind.TASK)
+        sent_headers = headers_of_start(header_source, headers)
         request_id = request_id or uuid.uuid4().hex
         options = present(
             request_id=request_id,
@@ -59,9 +77,11 @@ class TaskRequest:
             schedule_to_close_ms=to_ms(schedule_to_close, "schedule_to_close"),
             heartbeat_ms=to_ms(heartbeat_timeout, "heartbeat_timeout"),
             memo=converter.encode_optional(memo, f"the memo of {type!r}", SMALL_PAYLOAD_BYTES_MAX),
+            headers=sent_headers,
+            **id_policies(id_reuse_policy, id_conflict_policy),
         )
         body = b"" if payload is None else converter.encode(payload, f"the payload of {type!r}")
-        return cls(type, body, request_id, options | asked(durability))
+        return cls(type, body, request_id, sent_headers, options | asked(durability))
 
     def to_zap(self, namespace: str) -> bytes:
         """The message of 0x50, with the options in its spare slot."""

@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 import trio
 
 from zapwire.body import decode_json
+from zapwire.encodings import with_json
 from zapwire.envelope import Envelope
-from zapwire.errors import CallFailed, ConnectionLost, ZapError
+from zapwire.errors import BadBody, CallFailed, ConnectionLost, ZapError
 from zapwire.link import Link
 from zapwire.link_handler import RefusingHandler
 from zapwire.opcodes import Op
@@ -32,6 +32,7 @@ from zapwire.opcodes import Op
 from .attempt import Attempt
 from .client import AsyncClient, require_trio
 from .connector import SDK_NAME, VERSION
+from .context import TaskContext
 from .deliveries import (
     ActivityCancel,
     ActivityDelivery,
@@ -42,10 +43,15 @@ from .deliveries import (
 )
 from .errors import BUSY
 from .groups import unwrapped
-from .handlers import Function, Handler, Handlers, Kind, check_name, table
+from .handlers import NAME_CHARACTERS_MAX, Function, Handler, Handlers, Kind, check_name, table
+from .interceptors import Interceptor, checked_interceptors
 from .line import TOO_MANY, Line
-from .options import Seconds, to_seconds
+from .metrics import NO_METRICS, MetricsHandler
+from .options import Seconds, to_rate, to_seconds
+from .sessions import SessionHost
+from .subscription import Subscribed, Subscription
 from .workflow import WorkflowTask
+from .workflow.sessions import SESSION
 from .workflow_runner import WorkflowRun, WorkflowRunner
 from .workflow_serving import Served, WorkflowServing, split_workflows
 
@@ -76,32 +82,6 @@ _DELIVERIES: Final[dict[int, Any]] = {
 _workflow_tasks: Final = msgspec.json.Decoder(WorkflowTask)
 
 
-@dataclass(slots=True, eq=False)
-class _Subscription:
-    """What is asked of the server, on every connection anew."""
-
-    opcode: int
-    slots: int
-    types: list[str]
-    answered: trio.Event
-    replays: bool = False
-    id: str = ""
-    refusal: CallFailed | None = None
-
-    def serves_task(self, name: str) -> bool:
-        return self.opcode == Op.SUBSCRIBE_ACTIVITY_TASKS and name in self.types
-
-    async def wait(self) -> None:
-        """Wait until the server has taken it, or raise the refusal."""
-        await self.answered.wait()
-        if self.refusal is not None:
-            raise self.refusal
-
-
-class _Subscribed(msgspec.Struct, frozen=True):
-    subscription_id: str
-
-
 class Worker(RefusingHandler):
     """A running worker. Made by `open_worker`."""
 
@@ -116,17 +96,29 @@ class Worker(RefusingHandler):
         slots: int,
         max_threads: int,
         identity: str,
+        build_id: str,
+        interceptors: Iterable[Interceptor],
+        tasks_per_second: float | None,
+        queue_tasks_per_second: float | None,
+        sessions: int,
+        metrics: MetricsHandler,
         shutdown_timeout: Seconds,
     ) -> None:
         if slots < 1 or max_threads < 1:
             raise ValueError(f"slots={slots}, max_threads={max_threads}: both must be at least 1")
         self.task_queue: Final = check_name(task_queue, Kind.TASK)
         self.identity: Final = identity or client.identity
+        self.build_id: Final = _checked_build_id(build_id)
+        self._interceptors = checked_interceptors(interceptors)
         self._client = client
         self._shutdown_seconds = to_seconds(shutdown_timeout, "shutdown_timeout")
         self._slots = slots
         self._threads = min(slots, max_threads)
         self._limiter = trio.CapacityLimiter(self._threads)
+        self._per_second = to_rate(tasks_per_second, "tasks_per_second")
+        self._queue_per_second = to_rate(queue_tasks_per_second, "queue_tasks_per_second")
+        self._sessions = SessionHost(sessions, self.identity, self._announce_session)
+        self._metrics = metrics
         self._tasks = table(tasks, Kind.TASK)
         self._activities = table(activities, Kind.ACTIVITY)
         replaying, held = split_workflows(workflows)
@@ -137,11 +129,12 @@ class Worker(RefusingHandler):
             task_queue=task_queue,
             converter=client.converter,
             max_threads=max_threads,
+            metrics=metrics,
         )
         for name in set(self._serving.types) & workflow_table.keys():
             raise ValueError(f"workflow {name!r} is registered twice: under @workflow.defn, and as a plain function")
         self._workflows = WorkflowRunner(workflow_table, task_queue=task_queue, converter=client.converter)
-        self._subscriptions: list[_Subscription] = []
+        self._subscriptions: list[Subscription] = []
         self._plan(workflow_table)
         self._attempts: dict[str, Attempt] = {}
         self._running = 0
@@ -156,16 +149,30 @@ class Worker(RefusingHandler):
         served = {**self._activities, **self._tasks}
         asynchronous = sorted(name for name, handler in served.items() if handler.is_async)
         threaded = sorted(name for name, handler in served.items() if not handler.is_async)
-        for opcode, slots, types in (
-            (Op.SUBSCRIBE_ACTIVITY_TASKS, self._slots, asynchronous),
-            (Op.SUBSCRIBE_ACTIVITY_TASKS, self._threads, threaded),
-            (Op.SUBSCRIBE_WORKFLOW_TASKS, self._slots, sorted(workflows)),
-        ):
+        queues = [self.task_queue, self._sessions.task_queue] if self._sessions.places else [self.task_queue]
+        for task_queue in queues:
+            for slots, types in ((self._slots, asynchronous), (self._threads, threaded)):
+                if types:
+                    self._subscriptions.append(self._to_activities(task_queue, types, slots))
+        if self._sessions.places:
+            self._activities[SESSION] = Handler(SESSION, self._sessions.hold, Kind.ACTIVITY)
+            places = self._sessions.places
+            self._subscriptions.append(Subscription(Op.SUBSCRIBE_ACTIVITY_TASKS, self.task_queue, [SESSION], places))
+        for types, replays in ((sorted(workflows), False), (self._serving.types, True)):
             if types:
-                self._subscriptions.append(_Subscription(opcode, slots, types, trio.Event()))
-        if replayed := self._serving.types:
-            subscription = _Subscription(Op.SUBSCRIBE_WORKFLOW_TASKS, self._slots, replayed, trio.Event(), replays=True)
-            self._subscriptions.append(subscription)
+                self._subscriptions.append(
+                    Subscription(Op.SUBSCRIBE_WORKFLOW_TASKS, self.task_queue, types, self._slots, replays)
+                )
+
+    def _to_activities(self, task_queue: str, types: list[str], slots: int) -> Subscription:
+        return Subscription(
+            Op.SUBSCRIBE_ACTIVITY_TASKS,
+            task_queue,
+            types,
+            slots,
+            per_second=self._per_second,
+            queue_per_second=self._queue_per_second if task_queue == self.task_queue else 0.0,
+        )
 
     @property
     def running(self) -> int:
@@ -206,30 +213,28 @@ class Worker(RefusingHandler):
         self._tasks[check_name(name, Kind.TASK)] = Handler(name, function)
         subscription = next((known for known in self._subscriptions if known.serves_task(name)), None)
         if subscription is None:
-            subscription = _Subscription(Op.SUBSCRIBE_ACTIVITY_TASKS, slots, [name], trio.Event())
+            subscription = self._to_activities(self.task_queue, [name], slots)
             self._subscriptions.append(subscription)
             if self._line is not None:
                 self._nursery.start_soon(self._subscribe, subscription, self._line)
         await subscription.wait()
 
-    async def _subscribe(self, subscription: _Subscription, line: Line) -> None:
+    async def _subscribe(self, subscription: Subscription, line: Line) -> None:
         """Ask until the server grants it or the connection ends."""
         request: dict[str, object] = {
-            "task_queue": self.task_queue,
             "identity": self.identity,
-            "slots": subscription.slots,
-            "types": subscription.types,
             "sdk_name": SDK_NAME,
             "sdk_version": VERSION,
+            **subscription.request(),
         }
-        if subscription.replays:
-            request["replays"] = True
+        if self.build_id:
+            request["build_id"] = self.build_id
         while line is self._line and not self._is_draining:
             try:
-                if subscription.replays and not line.is_ours:
-                    raise CallFailed(501, "this server keeps no histories for workflows under @workflow.defn to replay")
+                if subscription.needs_ours and not line.is_ours:
+                    raise CallFailed(501, f"this server {subscription.needs_ours}")
                 answer = await line.call(subscription.opcode, request)
-                subscription.id = decode_json(answer, _Subscribed).subscription_id
+                subscription.id = decode_json(answer, Subscribed).subscription_id
                 subscription.refusal = None
                 subscription.answered.set()
                 return
@@ -242,12 +247,20 @@ class Worker(RefusingHandler):
                     line.note_status(error.status, error.detail)  # no refusal: it is to be served once it is well
                     await trio.sleep(SUBSCRIBE_AGAIN_SECONDS)
                     continue
-                log.error("the server refused to deliver %s from %r: %s", subscription.types, self.task_queue, error)
+                log.error(
+                    "the server refused to deliver %s from %r: %s", subscription.types, subscription.task_queue, error
+                )
                 subscription.refusal = error
                 subscription.answered.set()
             except ZapError as error:
                 log.error("subscribing to %r failed: %s", self.task_queue, error)
             await trio.sleep(SUBSCRIBE_AGAIN_SECONDS)
+
+    def subscription_for(self, task_queue: str, workflow_type: str) -> str:
+        """The subscription that brings it new runs of a workflow under `@workflow.defn`; "" if none does now."""
+        if task_queue != self.task_queue or self._line is None or self._is_draining:
+            return ""
+        return next((each.id for each in self._subscriptions if each.replays and workflow_type in each.types), "")
 
     # --- what the connection tells -----------------------------------------------------------------------
 
@@ -273,10 +286,11 @@ class Worker(RefusingHandler):
         if decoder is None or line is None:
             return
         try:
+            envelope = with_json(envelope)
             delivery = decoder.decode(envelope.body)
             if isinstance(delivery, WorkflowDelivery) and delivery.workflow_type_name in self._serving.types:
                 delivery = _workflow_tasks.decode(bytes(envelope.body))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.MsgspecError, BadBody, UnicodeDecodeError, RecursionError) as error:
             log.error("a delivery of the server cannot be read: opcode 0x%02X: %s", envelope.opcode, error)
             return
         match delivery:
@@ -323,11 +337,28 @@ class Worker(RefusingHandler):
             task_queue=self.task_queue,
             nursery=self._nursery,
             limiter=self._limiter,
+            interceptors=() if name == SESSION else self._interceptors,
             converter=self._client.converter,
+            metrics=self._metrics,
         )
         self._attempts[delivery.task_token] = attempt
         self._running += 1
         self._nursery.start_soon(self._run_attempt, attempt)
+
+    async def _announce_session(self, task: TaskContext, signal_name: str, task_queue: str) -> None:
+        """Tell a workflow that its session is here. What it raises fails the activity that holds its place."""
+        line = self._line
+        if line is None:
+            raise ConnectionLost("the connection was lost before the session could begin")
+        request: dict[str, object] = {
+            "workflow_id": task.workflow_id,
+            "run_id": task.run_id,
+            "signal_name": signal_name,
+            "input": self._client.converter.encode_optional(task_queue, "the queue of a session"),
+            "identity": self.identity,
+            "request_id": f"{task.id}/{task.attempt}",
+        }
+        await line.call_until_taken(Op.SIGNAL_WORKFLOW, request)
 
     async def _run_attempt(self, attempt: Attempt) -> None:
         try:
@@ -364,6 +395,7 @@ class Worker(RefusingHandler):
         if self._is_draining:
             return
         self._is_draining = True
+        self._sessions.leave()
         with trio.move_on_after(self._shutdown_seconds) as scope:
             await self._unsubscribe_all()
             while self._running:
@@ -376,7 +408,7 @@ class Worker(RefusingHandler):
             for subscription in self._subscriptions:
                 nursery.start_soon(self._unsubscribe, subscription)
 
-    async def _unsubscribe(self, subscription: _Subscription) -> None:
+    async def _unsubscribe(self, subscription: Subscription) -> None:
         line = self._line
         if line is None or not subscription.id:
             return
@@ -391,6 +423,7 @@ class Worker(RefusingHandler):
     async def _hand_back(self) -> None:
         """Cancel what runs and return it to the server."""
         self._is_draining = True
+        self._sessions.leave()
         with trio.move_on_after(UNSUBSCRIBE_SECONDS_MAX):
             await self._unsubscribe_all()
         reason = f"the worker {self.identity} shuts down"
@@ -422,6 +455,12 @@ async def open_worker(
     slots: int = SLOTS,
     max_threads: int = MAX_THREADS,
     identity: str = "",
+    build_id: str = "",
+    interceptors: Iterable[Interceptor] = (),
+    tasks_per_second: float | None = None,
+    queue_tasks_per_second: float | None = None,
+    sessions: int = 0,
+    metrics: MetricsHandler = NO_METRICS,
     shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
 ) -> AsyncIterator[Worker]:
     """Serve a task queue of the client's namespace for the length of an `async with` block.
@@ -436,6 +475,15 @@ async def open_worker(
 
     `workflows` are classes and functions under `@workflow.defn`, which survive their worker, since another one
     replays them; or plain `async def` functions, which start over from the top.
+
+    `interceptors` are called around every attempt at a task or activity, the first one outermost: see `Interceptor`.
+    `build_id` names the code that runs here, such as "2026-11-26.1", for people who read histories and `explain`; no
+    task is routed by it.
+    `tasks_per_second` is how many activities and tasks a second the server delivers to this worker,
+    `queue_tasks_per_second` how many to all workers of the task queue together; of several workers that say so the
+    smallest counts. A tenth of a second's worth, at least one, may come at once. Meanwhile they wait in line, or go to
+    other workers. `sessions` is how many sessions of workflows (`workflow.open_session`) it has a place for; their
+    activities have as many slots again. `metrics` takes what workflows and handlers count and measure.
 
     When the block ends, the worker takes no more work and gives what runs `shutdown_timeout` seconds to finish. What
     has not finished then, and everything that runs if the block raises or is canceled, is canceled and handed back to
@@ -454,19 +502,34 @@ async def open_worker(
                 slots=slots,
                 max_threads=max_threads,
                 identity=identity,
+                build_id=build_id,
+                interceptors=interceptors,
+                tasks_per_second=tasks_per_second,
+                queue_tasks_per_second=queue_tasks_per_second,
+                sessions=sessions,
+                metrics=metrics,
                 shutdown_timeout=shutdown_timeout,
             )
             await nursery.start(worker._hold_connection)
             try:
                 await worker.subscribed()
+                client.workers.append(worker)
                 yield worker
                 await worker.drain()
             finally:
+                if worker in client.workers:
+                    client.workers.remove(worker)
                 try:
                     with trio.CancelScope(shield=True, relative_deadline=HAND_BACK_SECONDS_MAX):
                         await worker._hand_back()
                 finally:
                     worker._leaving.set()
+
+
+def _checked_build_id(build_id: str) -> str:
+    if len(build_id) > NAME_CHARACTERS_MAX or not build_id.isprintable():
+        raise ValueError(f"build_id is {build_id!r}: it must be at most {NAME_CHARACTERS_MAX} printable characters")
+    return build_id
 
 
 async def run_worker(
@@ -479,6 +542,12 @@ async def run_worker(
     slots: int = SLOTS,
     max_threads: int = MAX_THREADS,
     identity: str = "",
+    build_id: str = "",
+    interceptors: Iterable[Interceptor] = (),
+    tasks_per_second: float | None = None,
+    queue_tasks_per_second: float | None = None,
+    sessions: int = 0,
+    metrics: MetricsHandler = NO_METRICS,
     shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
 ) -> None:
     """Serve a task queue until SIGTERM or SIGINT, then drain and return. Only from the main thread.
@@ -495,6 +564,12 @@ async def run_worker(
             slots=slots,
             max_threads=max_threads,
             identity=identity,
+            build_id=build_id,
+            interceptors=interceptors,
+            tasks_per_second=tasks_per_second,
+            queue_tasks_per_second=queue_tasks_per_second,
+            sessions=sessions,
+            metrics=metrics,
             shutdown_timeout=shutdown_timeout,
         ) as worker:
             first = await anext(signals)

@@ -30,6 +30,7 @@ from .deliveries import QueryDelivery, ResultDelivery, WorkflowCancel, WorkflowD
 from .errors import ActivityFailed, CodecError
 from .failures import canceled_failure, failure_of, unreadable_failure
 from .handlers import Function, Handler, name_of
+from .headers import Headers
 from .line import TOO_LARGE, Line
 from .options import RetryPolicy, Seconds, to_ms
 from .payloads import result_too_large
@@ -55,6 +56,7 @@ class WorkflowContext:
         self.run_id: Final = delivery.run_id
         self.type: Final = delivery.workflow_type_name
         self.attempt: Final = delivery.attempt
+        self.headers: Final[Headers] = delivery.headers
         self.namespace: Final = line.namespace
         self.task_queue: Final = task_queue
         self._runner = runner

@@ -9,7 +9,6 @@ task replays it.
 from __future__ import annotations
 
 import base64
-import functools
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,8 +23,10 @@ from zapwire.opcodes import Op
 
 from .converters import DataConverter
 from .deliveries import QueryDelivery
-from .handlers import Handlers, is_async
+from .handlers import Handlers
 from .line import TOO_LARGE, Line
+from .local_calls import Allowance, call_locally
+from .metrics import MetricsHandler
 from .watchdog import Watchdog
 from .workflow import LocalCall, WorkflowTask, WorkflowTaskHandler, answer_body
 from .workflow import commands as c
@@ -64,6 +65,7 @@ class Served:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     handled: trio.Event = field(default_factory=trio.Event)
     done: trio.Event = field(default_factory=trio.Event)
+    began: float = field(default_factory=trio.current_time)
     hand_back_reason: str = ""
 
     def __str__(self) -> str:
@@ -74,9 +76,16 @@ class WorkflowServing:
     """The workflow tasks of one worker. Raises `TypeError` and `ValueError` for what cannot be served."""
 
     def __init__(
-        self, workflows: Workflows, *, namespace: str, task_queue: str, converter: DataConverter, max_threads: int
+        self,
+        workflows: Workflows,
+        *,
+        namespace: str,
+        task_queue: str,
+        converter: DataConverter,
+        max_threads: int,
+        metrics: MetricsHandler,
     ) -> None:
-        self._handler = WorkflowTaskHandler(workflows, namespace=namespace, task_queue=task_queue)
+        self._handler = WorkflowTaskHandler(workflows, namespace=namespace, task_queue=task_queue, metrics=metrics)
         self.types: Final = self._handler.types
         self._converter = converter
         self._limiter = trio.CapacityLimiter(max_threads)
@@ -192,12 +201,13 @@ class WorkflowServing:
         run_id = served.task.run_id
         send, receive = trio.open_memory_channel[tuple[str, object, BaseException | None]](0)
         begun: set[str] = set()
+        allowance = Allowance.of_task(served.task.task_timeout_ms, served.began)
         async with trio.open_nursery() as nursery:
             while calls := self._handler.local_calls(run_id):
                 for call in calls:
                     if call.id not in begun:
                         begun.add(call.id)
-                        nursery.start_soon(self._call_locally, call, send)
+                        nursery.start_soon(self._call_locally, call, allowance, send)
                 call_id, result, error = await receive.receive()
                 await trio.lowlevel.checkpoint_if_cancelled()  # then the run may be gone
                 with self._watchdog.watch(str(served)):
@@ -210,19 +220,16 @@ class WorkflowServing:
         return commands
 
     async def _call_locally(
-        self, call: LocalCall, send: trio.MemorySendChannel[tuple[str, object, BaseException | None]]
+        self,
+        call: LocalCall,
+        allowance: Allowance,
+        send: trio.MemorySendChannel[tuple[str, object, BaseException | None]],
     ) -> None:
         try:
-            if is_async(call.function):
-                result = await call.function(*call.args)
-            else:
-                function = functools.partial(call.function, *call.args)
-                result = await trio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=self._limiter)
+            result = await call_locally(call, allowance, self._limiter)
         except (trio.Cancelled, KeyboardInterrupt):
             raise
-        except BaseException as error:  # SystemExit and the like end the call and not the worker
-            await trio.lowlevel.checkpoint_if_cancelled()
-            log.warning("local activity %r failed: %s", call.name, type(error).__name__, exc_info=error)
+        except BaseException as error:
             await send.send((call.id, None, error))
         else:
             await send.send((call.id, result, None))

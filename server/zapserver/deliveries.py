@@ -36,6 +36,8 @@ def delivery_body(effect: Delivery, namespace: str) -> tuple[int, bytes]:
                 "workflow_type_name": effect.workflow_type,
                 "attempt": effect.attempt,
             }
+            if effect.headers:
+                body["headers"] = effect.headers
             if effect.replays:
                 body.update(_replayed_task(effect))
             elif effect.input is not None:
@@ -77,6 +79,7 @@ def _replayed_task(effect: DeliverWorkflowTask) -> dict[str, Any]:
         "history": [shapes.event(event) for event in effect.history],
         "previous_event_id": effect.previous_event_id,
         "last_event_id": effect.last_event_id,
+        "task_timeout_ms": effect.task_timeout_ms,
     }
     if effect.next_event_id:
         body["next_event_id"] = effect.next_event_id
@@ -109,6 +112,8 @@ def _activity_task(effect: DeliverActivityTask, namespace: str) -> dict[str, Any
         body["kind"] = "task"
     if effect.heartbeat_details is not None:
         body["heartbeat_details"] = effect.heartbeat_details
+    if effect.headers:
+        body["headers"] = effect.headers
     return body
 
 

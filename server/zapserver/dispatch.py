@@ -22,15 +22,24 @@ import trio
 
 from zapserver import shapes
 from zapserver.calls import BINARY_CALLS, CALLS, DEFERRED
-from zapserver.calls.executions import query_answer
+from zapserver.calls.executions import followed_history, query_answer
 from zapserver.deliveries import delivery_body
 from zapserver.engine.commands import AbandonWait, Command, PeerKey, PeerLost, ResumePeer, Tick, Waiter
-from zapserver.engine.effects import Answered, Closed, Delivery, PeerFull, UpdateAnswered, UpdateRejected
+from zapserver.engine.effects import (
+    Answered,
+    Closed,
+    Delivery,
+    HistoryGrew,
+    PeerFull,
+    UpdateAnswered,
+    UpdateRejected,
+)
 from zapserver.engine.errors import EngineError
 from zapserver.namespaces import Namespace, Namespaces
 from zapserver.requests import AbandonRequest, Request, SubscriptionRequest, read_durability
 from zapserver.store import Durability, StoreError
-from zapwire.body import decode_cbor, decode_json, encode_cbor, encode_json
+from zapwire.body import decode_json, encode_json
+from zapwire.encodings import in_cbor, with_json
 from zapwire.envelope import FLAG_CBOR, Envelope, encode_ack, encode_response, encode_submit_reply, with_receipt
 from zapwire.errors import LocalProtocolError, ZapError
 from zapwire.failure import decode_failure
@@ -142,6 +151,7 @@ class Dispatcher:
         now_ms = self.clock()
         for namespace in peer.namespaces:
             self._step_unasked(namespace, AbandonWait(waiter=(peer.key, request_id), peer=peer.key), now_ms)
+        peer.cbor_calls.discard(request_id)
         if peer.link.owes(request_id):
             peer.link.reply(request_id, CLIENT_CLOSED_REQUEST, error="abandoned by its caller")
 
@@ -249,11 +259,11 @@ class Dispatcher:
             call.ask_for(request.durability)
         answer = handler.answer(call, request)
         if answer is DEFERRED:
+            if envelope.flags & FLAG_CBOR:
+                call.remember_cbor()
             return None
-        body = encode_json(answer)
-        if envelope.flags & FLAG_CBOR:
-            body = encode_cbor(decode_json(body))
-        return encode_response(200, body, "", envelope.flags & FLAG_CBOR, call.receipt)
+        message = encode_response(200, encode_json(answer), "", 0, call.receipt)
+        return in_cbor(message) if envelope.flags & FLAG_CBOR else message
 
     def _leave(self, call: _Call, opcode: int, answer: bytes) -> None:
         """Answer a call as soon as what it asked for is as durable as it asked."""
@@ -302,6 +312,9 @@ class Dispatcher:
                 case Answered(error=error):
                     assert error is not None
                     self._answer_later(namespace, effect.waiter, encode_response(error.status, _NULL, str(error)))
+                case HistoryGrew():
+                    page = followed_history(namespace.engine.views, effect.run_id, effect.after)
+                    self._answer_later(namespace, effect.waiter, encode_response(200, encode_json(page)))
                 case UpdateAnswered():
                     answer = encode_response(200, msgspec.json.encode(shapes.updated(effect)))
                     self._answer_later(namespace, effect.waiter, answer)
@@ -316,7 +329,7 @@ class Dispatcher:
     def _answer_void(self, namespace: Namespace, failure: StoreError) -> None:
         """A step went wrong: nothing of it leaves but that those who waited for it are told."""
         for effect in namespace.engine.take_effects():
-            if isinstance(effect, Closed | Answered | UpdateAnswered | UpdateRejected):
+            if isinstance(effect, Closed | Answered | HistoryGrew | UpdateAnswered | UpdateRejected):
                 self._answer_waiter(effect.waiter, encode_response(failure.status, _NULL, str(failure)))
 
     def _push(self, effect: Delivery, namespace: Namespace) -> None:
@@ -335,7 +348,12 @@ class Dispatcher:
         assert isinstance(waiter, tuple)
         peer_key, request_id = waiter
         peer = self._links.get(peer_key)
-        if peer is not None and peer.link.owes(request_id):
+        if peer is None:
+            return
+        if request_id in peer.cbor_calls:
+            peer.cbor_calls.remove(request_id)
+            message = in_cbor(message)
+        if peer.link.owes(request_id):
             peer.link.reply_raw(request_id, message)
 
     def _note_deadline(self, namespace: Namespace) -> None:
@@ -378,13 +396,15 @@ class Dispatcher:
 
 
 class _Peer:
-    __slots__ = ("key", "link", "namespaces")
+    __slots__ = ("cbor_calls", "key", "link", "namespaces")
 
     def __init__(self, key: PeerKey, link: Link) -> None:
         self.key = key
         self.link = link
         self.namespaces: dict[Namespace, None] = {}
         """Where it may hold something that its end has to release."""
+        self.cbor_calls: set[int] = set()
+        """Its calls that came as CBOR and are answered later."""
 
 
 class _Call:
@@ -416,6 +436,10 @@ class _Call:
         """What the answer tells of."""
         self.touched: Namespace | None = None
         """What the call may have changed."""
+
+    def remember_cbor(self) -> None:
+        """The answer comes later, and is to be CBOR."""
+        self._peer.cbor_calls.add(self.request_id)
 
     def ask_for(self, durability: str) -> None:
         """Take the level that the request names. Raises `Invalid`."""
@@ -481,11 +505,8 @@ RequestT = TypeVar("RequestT", bound=Request)
 
 
 def _read(envelope: Envelope, request: type[RequestT]) -> RequestT:
-    """The body as a request; an empty one has no keys. CBOR passes through JSON: its users are few so far."""
-    body = envelope.body
-    if body and envelope.flags & FLAG_CBOR:
-        body = encode_json(decode_cbor(body))
-    return decode_json(body or b"{}", request)
+    """The body as a request; an empty one has no keys."""
+    return decode_json(with_json(envelope).body or b"{}", request)
 
 
 def _nothing() -> None:

@@ -97,6 +97,7 @@ class TaskOptions(Request):
     start_to_close_ms: int = 0
     heartbeat_ms: int = 0
     memo: msgspec.Raw = ABSENT
+    headers: dict[str, str] | None = None
     id_reuse_policy: str = ""
     id_conflict_policy: str = ""
 
@@ -134,10 +135,13 @@ class StartRequest(ExecutionRequest):
     memo: msgspec.Raw = ABSENT
     search_attributes: dict[str, Any] | None = None
     cron_schedule: str = ""
+    headers: dict[str, str] | None = None
     identity: str = ""
     signal_name: str = ""
     signalName: str = ""  # noqa: N815
     signal_input: msgspec.Raw = ABSENT
+    eager_subscription: str = ""
+    """Ours."""
     id_reuse_policy: str = ""
     id_conflict_policy: str = ""
 
@@ -185,6 +189,8 @@ class HistoryRequest(StartRequest):
     after_event_id: int = 0
     page_size: int = 0
     reverse: bool = False
+    wait: bool = False
+    """Ours: answer once there is an event past `after_event_id`, or the run is closed."""
 
 
 class QueryRequest(ExecutionRequest):
@@ -205,6 +211,13 @@ class ResetRequest(EndRequest):
 
 class AwaitRequest(ExecutionRequest):
     follow: bool = False
+
+
+class UpdateWithStartRequest(StartRequest):
+    update_name: str = ""
+    update_id: str = ""
+    args: msgspec.Raw = ABSENT
+    wait: str = ""
 
 
 class UpdateRequest(ExecutionRequest):
@@ -235,9 +248,12 @@ class SubscribeRequest(Request):
     identity: str = ""
     sdk_name: str = ""
     sdk_version: str = ""
+    build_id: str = ""
     slots: int | None = None
     types: list[str] | None = None
     replays: bool = False
+    per_second: float = 0.0
+    queue_per_second: float = 0.0
 
     @property
     def queue(self) -> str:
@@ -308,6 +324,7 @@ class ActionBody(msgspec.Struct):
     heartbeat_ms: int = 0
     memo: msgspec.Raw = ABSENT
     search_attributes: dict[str, Any] | None = None
+    headers: dict[str, str] | None = None
 
     def action(self) -> Action:
         return Action(
@@ -321,6 +338,7 @@ class ActionBody(msgspec.Struct):
             timeouts=workflow_timeouts(self.timeouts),
             task_timeouts=_task_timeouts(self),
             search_attributes=self.search_attributes,
+            headers=self.headers,
         )
 
 

@@ -56,6 +56,10 @@ def info(execution: Execution) -> dict[str, Any]:
 def full_info(execution: Execution) -> dict[str, Any]:
     """With the payloads: input, result and failure."""
     shape = info(execution)
+    if execution.headers:
+        shape["headers"] = execution.headers
+    if execution.build_id:
+        shape["build_id"] = execution.build_id
     for name in ("input", "result", "failure"):
         value = getattr(execution, name)
         if value is not None:
@@ -122,7 +126,12 @@ def closed(effect: Closed) -> dict[str, Any]:
 
 def updated(effect: UpdateAnswered) -> dict[str, Any]:
     """The answer to a call that asked for an update."""
-    shape: dict[str, Any] = {"update_id": effect.update_id, "stage": effect.stage.value}
+    shape: dict[str, Any] = {
+        "workflow_id": effect.workflow_id,
+        "run_id": effect.run_id,
+        "update_id": effect.update_id,
+        "stage": effect.stage.value,
+    }
     if effect.failure is not None:
         shape["failure"] = effect.failure
     elif effect.stage is UpdateStage.COMPLETED:
@@ -134,7 +143,7 @@ def waiting(item: Waiting) -> dict[str, Any]:
     shape: dict[str, Any] = {"what": item.what, "reason": item.reason, "since": rfc3339(item.since_ms)}
     if item.until_ms is not None:
         shape["until"] = rfc3339(item.until_ms)
-    for name in ("activity_id", "identity", "attempt"):
+    for name in ("activity_id", "identity", "build_id", "attempt"):
         value = getattr(item, name)
         if value:
             shape[name] = value
@@ -185,7 +194,7 @@ def _action(action: Action) -> dict[str, Any]:
     shape: dict[str, Any] = {"workflow_type": action.type, "task_queue": action.task_queue}
     if action.is_task:
         shape["is_task"] = True
-    for name in ("workflow_id", "input", "memo", "search_attributes"):
+    for name in ("workflow_id", "input", "memo", "search_attributes", "headers"):
         value = getattr(action, name)
         if value:
             shape[name] = value

@@ -26,6 +26,7 @@ from zapserver.engine.effects import (
     DeliverQuery,
     DeliverWorkflowTask,
     Effect,
+    HistoryGrew,
     UpdateAnswered,
     UpdateRejected,
 )
@@ -214,9 +215,9 @@ class Driver:
     def questions(self, peer: int | None = None) -> list[DeliverQuery]:
         return self.all(DeliverQuery, peer)
 
-    def told(self, waiter: Hashable) -> list[Closed | Answered | UpdateAnswered | UpdateRejected]:
+    def told(self, waiter: Hashable) -> list[Closed | Answered | HistoryGrew | UpdateAnswered | UpdateRejected]:
         """What a waiter was told: at most one thing, ever."""
-        kinds = (Closed, Answered, UpdateAnswered, UpdateRejected)
+        kinds = (Closed, Answered, HistoryGrew, UpdateAnswered, UpdateRejected)
         return [effect for effect in self.effects if isinstance(effect, kinds) and effect.waiter == waiter]
 
     # --- what stands -----------------------------------------------------------------------------------
@@ -333,11 +334,15 @@ class Driver:
         kind: c.QueueKind = c.QueueKind.ACTIVITY,
         slots: int | None = None,
         types: Sequence[str] | None = None,
+        per_second: float = 0.0,
+        queue_per_second: float = 0.0,
     ) -> str:
         answer = self.step(
             c.Subscribe(
                 peer=peer,
                 kind=kind,
+                per_second=per_second,
+                queue_per_second=queue_per_second,
                 task_queue=queue,
                 identity=f"worker {peer}",
                 slots=slots,

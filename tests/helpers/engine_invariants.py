@@ -19,6 +19,7 @@ from zapserver.engine.effects import (
     DeliverActivityTask,
     DeliverWorkflowTask,
     Effect,
+    HistoryGrew,
     PeerFull,
     UpdateAnswered,
     UpdateRejected,
@@ -81,6 +82,8 @@ class Watch:
         _check_peers(s)
         for execution in s.executions.values():
             _check_execution(s, execution, waiting)
+            if execution.parent is not None and (parent := s.executions.get(execution.parent.run_id)) is not None:
+                assert execution.headers == parent.headers, "a child without its parent's headers"
         _check_kept(s, self._store)
         self._check_ends_are_final()
         _check_indexes(s)
@@ -89,7 +92,7 @@ class Watch:
 
     def _check_effect(self, s: State, effect: Effect) -> None:
         match effect:
-            case Closed() | Answered() | UpdateAnswered() | UpdateRejected():
+            case Closed() | Answered() | HistoryGrew() | UpdateAnswered() | UpdateRejected():
                 assert effect.waiter not in self._told, f"{effect.waiter!r} was told twice"
                 self._told.add(effect.waiter)
             case PeerFull():
@@ -103,6 +106,8 @@ class Watch:
                     assert subscription.held <= subscription.slots, "a delivery beyond the credits"
                     assert effect.peer not in self._full, "a delivery to a peer that has not taken what it got"
                     assert subscription.serves(task.type), "a delivery of a type that was not asked for"
+                    if not isinstance(effect, DeliverWorkflowTask) or not effect.replays:
+                        assert effect.headers == task.execution.headers
                 if isinstance(effect, DeliverWorkflowTask) and effect.replays:
                     _check_delivered_history(effect)
                     if task is not None:
@@ -161,14 +166,22 @@ def _check_queue(queue: TaskQueue) -> list[QueuedTask]:
     by_type = [task for line in queue._lines.values() for task in _in_order(line)]
     assert sorted(by_type, key=lambda task: task.order) == tasks, "the lines by type disagree with the whole line"
     assert all(queue._lines.values()), "an empty line is kept"
-    idle = {s.subscription_id for s in queue.subscriptions.values() if s.held < s.slots and not s.is_full}
+    idle = {
+        s.subscription_id
+        for s in queue.subscriptions.values()
+        if s.held < s.slots and not s.is_full and (s.rate is None or s.rate.next_ms is None)
+    }
+    stated = {s.subscription_id: s.queue_per_second for s in queue.subscriptions.values() if s.queue_per_second}
+    assert queue.rates == stated
+    assert (None if queue.rate is None else queue.rate.per_second) == min(stated.values(), default=None)
+    is_spent = queue.rate is not None and queue.rate.next_ms is not None
     _check_rows(queue._idle, [queue.subscriptions[key] for key in idle])
     _check_rows(queue._serving, queue.subscriptions.values())
     assert {s.subscription_id for s in queue.subscriptions.values() if s.is_idle} == idle
     for key in idle:
         sub = queue.subscriptions[key]
         stuck = [task.type for task in tasks if sub.serves(task.type) and task.for_kind in (None, sub.kind)]
-        assert not stuck, f"an idle subscription and a waiting {stuck[0]!r}"
+        assert not stuck or is_spent, f"an idle subscription and a waiting {stuck[0]!r}"
     return tasks
 
 
@@ -193,6 +206,7 @@ def _check_subscriptions(s: State) -> None:
 def _check_peers(s: State) -> None:
     for key, peer in s.peers.items():
         assert all(subscription.is_full is peer.is_full for subscription in peer.subscriptions.values())
+        assert all(subscription.rate in (None, peer.rate) for subscription in peer.subscriptions.values())
         assert peer.is_full or peer.burst_bytes <= s.limits.burst_bytes_max
         for token, task in peer.leases.items():
             assert task.lease is not None
@@ -203,7 +217,10 @@ def _check_peers(s: State) -> None:
         for waiter, pending in peer.updating.items():
             assert pending.waiters[waiter][0] == key
             assert pending.execution.pending_updates[pending.update_id] is pending
-        assert not peer.waiting.keys() & peer.updating.keys()
+        for waiter, execution in peer.watching.items():
+            assert execution.watchers[waiter].peer == key
+        waits = [*peer.waiting, *peer.updating, *peer.watching]
+        assert len(waits) == len(set(waits)), "a call waits for two things"
         for token, query in peer.queries.items():
             assert s.queries[token] is query
     for token, query in s.queries.items():
@@ -222,6 +239,9 @@ def _check_execution(s: State, execution: Execution, waiting: dict[int, Any]) ->
     assert execution.close_ms is None
     for waiter, peer in execution.waiters.items():
         assert s.peers[peer].waiting[waiter] is execution
+    for waiter, watch in execution.watchers.items():
+        assert s.peers[watch.peer].watching[waiter] is execution
+        assert watch.after >= execution.history_length, "a watcher was not told of an event"
     for activity in execution.open_activities.values():
         _check_activity(s, activity, waiting)
     if execution.is_task:
@@ -370,6 +390,8 @@ def _targets(s: State) -> Iterator[Any]:
     yield from s.executions.values()
     yield from s.schedules.values()
     yield from s.queries.values()
+    yield from (peer.rate for peer in s.peers.values() if peer.rate is not None)
+    yield from (queue.rate for queue in s.queues.values() if queue.rate is not None)
 
 
 def _read(records: Mapping[Any, bytes], record: type[T]) -> dict[Any, T]:

@@ -36,6 +36,8 @@ MOMENTS = st.sampled_from([0, 1, 20, 99, 100, 101, 500, 1_000, 5_000, 60_000, 3_
 TIMES = st.sampled_from([0] * 8 + [1, 100, 1_000, 30_000])
 OVERLAPS = st.sampled_from(list(c.Overlap))
 KINDS = st.sampled_from(list(QueueKind))
+RATES = st.sampled_from([(0.0, 0.0)] * 4 + [(1.0, 0.0), (0.0, 2.0), (0.01, 50.0), (200.0, 0.5)])
+"""Of a worker and of its queue, a second."""
 POLICIES = st.none() | st.builds(
     RetryPolicy,
     initial_interval_ms=st.sampled_from([1, 100, 1_000]),
@@ -61,8 +63,10 @@ SPECS = st.builds(
 FAILURES = st.sampled_from(
     [failure(), failure(code="Fatal"), failure(code="CanceledError"), failure(non_retryable=True), b"garbage", b"\xff"]
 )
+HEADERS = st.sampled_from([None, None, {}, {"trace": "1"}, {"trace": "2"}, {"\n": "refused"}])
 TASKS = st.builds(
     c.StartTask,
+    headers=HEADERS,
     type=TYPES,
     task_queue=QUEUES,
     workflow_id=IDS,
@@ -73,6 +77,7 @@ TASKS = st.builds(
 )
 WORKFLOWS = st.builds(
     c.StartWorkflow,
+    headers=HEADERS,
     type=TYPES,
     task_queue=QUEUES,
     workflow_id=IDS,
@@ -267,6 +272,8 @@ class EngineMachine(Machine):
                 "requeue",
                 "await",
                 "follow",
+                "watch",
+                "watch",
                 "reset",
                 "ask",
                 "signal",
@@ -298,6 +305,9 @@ class EngineMachine(Machine):
             "update": c.UpdateExecution(
                 workflow_id=id, name="set", update_id=update_id, waiter=self.waiters, peer=peer, wait=stage
             ),
+            "watch": c.AwaitEvents(
+                workflow_id=id, run_id=run_id, waiter=self.waiters, peer=peer, after=execution.history_length - pick % 2
+            ),
             "ask": c.QueryExecution(workflow_id=id, query_type="q", waiter=self.waiters, timeout_ms=number),
             "signal": c.SignalExecution(workflow_id=id, signal_name="go", request_id=request),
         }
@@ -314,6 +324,7 @@ class EngineMachine(Machine):
         slots=st.sampled_from([None, 1, 2, 3, 1, 2, 3, 0, -1]),
         types=st.sampled_from([None, None, frozenset("a"), frozenset("ab"), frozenset()]),
         replays=st.booleans(),
+        rates=RATES,
     )
     def a_worker_comes_or_goes(
         self,
@@ -325,11 +336,22 @@ class EngineMachine(Machine):
         slots: int | None,
         types: frozenset[str] | None,
         replays: bool,
+        rates: tuple[float, float],
     ) -> None:
         known = self.d.engine._state.peers.get(peer)
         id = pick_one(list(known.subscriptions), pick) if known is not None and known.subscriptions else "unknown"
         commands: dict[str, c.Command[Any]] = {
-            "subscribe": c.Subscribe(peer=peer, kind=kind, task_queue=queue, slots=slots, types=types, replays=replays),
+            "subscribe": c.Subscribe(
+                peer=peer,
+                kind=kind,
+                task_queue=queue,
+                slots=slots,
+                types=types,
+                build_id=("", "b1")[peer % 2],
+                replays=replays,
+                per_second=rates[0] if kind is QueueKind.ACTIVITY else 0.0,
+                queue_per_second=rates[1] if kind is QueueKind.ACTIVITY else 0.0,
+            ),
             "slots": c.SetSlots(peer=peer, subscription_id=id, slots=1 if slots is None else slots),
             "unsubscribe": c.Unsubscribe(peer=peer, subscription_id=id),
             "lose": c.PeerLost(peer=peer, reason="gone"),

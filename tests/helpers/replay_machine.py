@@ -54,10 +54,22 @@ class ReplayMachine(Machine):
         task_ms=st.sampled_from([0, 0, 0, 100]),
         cron=st.sampled_from([*[""] * 15, "@every 1m"]),
         conflict=st.sampled_from(list(c.IdConflict)),
+        update_id=st.sampled_from([None, None, "", "u1", "u2"]),
+        request=st.sampled_from(["", "", "r1", "r2"]),
     )
     def start(
-        self, type: str, id: str, attempts: int, run_ms: int, task_ms: int, cron: str, conflict: c.IdConflict
+        self,
+        type: str,
+        id: str,
+        attempts: int,
+        run_ms: int,
+        task_ms: int,
+        cron: str,
+        conflict: c.IdConflict,
+        update_id: str | None,
+        request: str,
     ) -> None:
+        self.waiters += 1
         self.attempt(
             c.StartWorkflow(
                 type=type,
@@ -67,6 +79,10 @@ class ReplayMachine(Machine):
                 timeouts=c.WorkflowTimeouts(run_ms=run_ms, task_ms=task_ms),
                 cron_schedule=cron,
                 id_conflict=conflict,
+                request_id=request,
+                update=None
+                if update_id is None
+                else c.UpdateExecution(workflow_id=id, name="set", update_id=update_id, waiter=self.waiters, peer=4),
             )
         )
 
@@ -147,7 +163,20 @@ class ReplayMachine(Machine):
     @rule(
         pick=PICKS,
         what=st.sampled_from(
-            ["signal", "signal", "update", "update", "update", "cancel", "terminate", "reset", "reset", "follow", "ask"]
+            [
+                "signal",
+                "signal",
+                "update",
+                "update",
+                "update",
+                "cancel",
+                "terminate",
+                "reset",
+                "reset",
+                "follow",
+                "ask",
+                "watch",
+            ]
         ),
         number=st.integers(1, 30),
         update_id=UPDATE_IDS,
@@ -171,6 +200,9 @@ class ReplayMachine(Machine):
             "terminate": c.TerminateExecution(workflow_id=id, run_id=run_id),
             "reset": c.ResetExecution(workflow_id=id, run_id=run_id, event_id=min(number, execution.history_length)),
             "follow": c.AwaitExecution(workflow_id=id, run_id=run_id, waiter=self.waiters, peer=peer, follow=True),
+            "watch": c.AwaitEvents(
+                workflow_id=id, run_id=run_id, waiter=self.waiters, peer=peer, after=execution.history_length - pick % 2
+            ),
             "ask": c.QueryExecution(workflow_id=id, query_type="q", waiter=self.waiters, timeout_ms=1_000),
         }
         self.attempt(commands[what])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
@@ -17,10 +18,12 @@ from zaptasks import (
     open_client,
     open_worker,
 )
+from zaptasks.trio_thread import Block, TrioThread
 from zapwire.client_link import Backoff
 
 QUICK = Backoff(seconds_min=0.01, seconds_max=0.02)
 NO_RETRY = RetryPolicy(maximum_attempts=1)
+THREAD_SECONDS_MAX = 20.0
 AT_ONCE = RetryPolicy(initial_interval=0.001, maximum_attempts=5)
 
 
@@ -48,3 +51,24 @@ async def failure_of(handler: Callable[..., Any], payload: object = None) -> Tas
         with pytest.raises(TaskFailed) as caught:
             await (await client.now("x", payload, retry_policy=NO_RETRY)).result()
     return caught.value
+
+
+@contextmanager
+def worker_in_a_thread(zap: str, task_queue: str, **handlers: Any) -> Iterator[None]:
+    """A worker beside a test that blocks."""
+
+    @asynccontextmanager
+    async def opened_worker() -> AsyncIterator[None]:
+        async with open_client(zap, backoff=QUICK) as client, open_worker(client, task_queue, **handlers):
+            yield
+
+    opened: Future[None] = Future()
+    ended: Future[None] = Future()
+    block = Block(opened_worker(), opened, ended)
+    block.enter(TrioThread("test-worker"))
+    opened.result(THREAD_SECONDS_MAX)
+    try:
+        yield
+    finally:
+        block.leave()
+        ended.result(THREAD_SECONDS_MAX)

@@ -25,7 +25,7 @@ from zaptasks import (
     RetryPolicy,
     ScheduleSpec,
     StartTask,
-    WorkflowHandle,
+    WithStart,
 )
 
 QUEUE = "robust"
@@ -249,7 +249,7 @@ class Load:
             return
         target = self._rng.choice(self._parked)
         value = f"s-{self._next()}"
-        handle = WorkflowHandle(self._client, target.id, target.run_id)
+        handle = self._client.get_handle(target.id, target.run_id)
         try:
             await handle.signal("poke", value)
         except CallFailed as error:
@@ -264,13 +264,11 @@ class Load:
         number = self._next()
         value, request_id = f"s-{number}", f"r-{number}"
         handle = await self._client.signal_with_start(
-            "parked",
-            number,
-            id=f"shared-{self._rng.randrange(5)}",
-            signal="poke",
-            signal_value=value,
-            task_queue=QUEUE,
-            request_id=request_id,
+            "poke",
+            value,
+            start=WithStart(
+                "parked", number, id=f"shared-{self._rng.randrange(5)}", task_queue=QUEUE, request_id=request_id
+            ),
         )
         self._note_start("parked", handle, request_id, COMPLETED)
         self._note("signal", run=handle.run_id, value=value)
@@ -283,7 +281,7 @@ class Load:
         target = self._rng.choice([*recent, *self._parked])
         self._next()
         target.stops.add(how)
-        handle = WorkflowHandle(self._client, target.id, target.run_id)
+        handle = self._client.get_handle(target.id, target.run_id)
         await (handle.cancel("the load wants it") if how == "cancel" else handle.terminate("the load wants it"))
         self._acknowledge(how, run=target.run_id)
         target.canceled = True

@@ -189,7 +189,8 @@ class Client(Peer):
             case "describe":
                 self.call(Op.DESCRIBE_WORKFLOW, run.names, lambda answer: self._described(answer, run))
             case "history":
-                self.call(Op.GET_WORKFLOW_HISTORY, run.names, _ignore)
+                place = {"after_event_id": self.world.between(0, 12), "wait": self.world.chance(0.5)}
+                self.call(Op.GET_WORKFLOW_HISTORY, {**run.names, **place}, _ignore)
             case "explain":
                 self.call(Op.EXPLAIN, run.names, _ignore)
             case "reset":

@@ -24,7 +24,7 @@ RECONNECT_MS = (200, 1_500)
 RESTART_MS = (600, 5_000)
 """A process that is started again. Longer than what the old one sent is on its way."""
 
-_WAITS = (Op.AWAIT_EXECUTION, Op.UPDATE_WORKFLOW)
+_WAITS = (Op.AWAIT_EXECUTION, Op.UPDATE_WORKFLOW, Op.UPDATE_WITH_START)
 """Calls that are answered when something has happened."""
 
 _decode = msgspec.json.decode
@@ -58,6 +58,7 @@ class _Pending:
     sent_ms: int
     on_answer: OnAnswer
     timer: Timer | None = None
+    waits: bool = False
     request_id: int = -1
     namespace: str = ""
 
@@ -180,16 +181,20 @@ class Peer:
     def call(self, opcode: int, body: dict[str, Any], on_answer: OnAnswer) -> None:
         body = {"namespace": self.namespace, **body}
         message = encode_request(opcode, msgspec.json.encode(body))
-        self.call_raw(opcode, message, on_answer, namespace=body["namespace"])
+        waits = body.get("wait") is True
+        self.call_raw(opcode, message, on_answer, namespace=body["namespace"], waits=waits)
 
-    def call_raw(self, opcode: int, message: bytes, on_answer: OnAnswer, *, namespace: str = "") -> None:
+    def call_raw(
+        self, opcode: int, message: bytes, on_answer: OnAnswer, *, namespace: str = "", waits: bool = False
+    ) -> None:
         """`on_answer` is called once, unless this process crashes first."""
         if not self._is_open:
             self.later(0, lambda: on_answer(Answer(None)))
             return
         assert self._machine is not None
         assert self.cable is not None
-        pending = _Pending(opcode, self.world.now_ms, on_answer, namespace=namespace or self.namespace)
+        waits = waits or opcode in _WAITS
+        pending = _Pending(opcode, self.world.now_ms, on_answer, namespace=namespace or self.namespace, waits=waits)
         pending.request_id, frame = self._machine.call_raw(message, pending)
         self.world.count(f"call {Op(opcode).name.lower()}")
         self.world.note(self.name, "calls", Op(opcode).name, pending.request_id)
@@ -208,7 +213,7 @@ class Peer:
     def _give_up(self, machine: Connection[_Pending], pending: _Pending) -> None:
         if machine is not self._machine or pending.request_id not in machine.in_flight:
             return
-        if pending.opcode not in _WAITS:
+        if not pending.waits:
             self._tell_patience(pending, is_answered=False)
         self.world.count("calls given up")
         machine.abandon(pending.request_id)
@@ -221,7 +226,7 @@ class Peer:
     def _answer(self, pending: _Pending, answer: Answer) -> None:
         if pending.timer is not None:
             pending.timer.cancel()
-        if answer.status is not None and pending.opcode not in _WAITS:
+        if answer.status is not None and not pending.waits:
             self._tell_patience(pending, is_answered=True)
         self.world.count(f"answer {answer.status or 'unknown' if answer.status != 0 else 0}")
         self.world.note(self.name, "hears", Op(pending.opcode).name, pending.request_id, answer.status, answer.error)

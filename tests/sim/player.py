@@ -28,6 +28,9 @@ class Player(Client):
         match operation:
             case "play":
                 self._play()
+            case "update with start":
+                self.world.count("operation update with start")
+                self._update_with_start()
             case "note" | "update" | "start with id" | "reset" if plays:
                 self.world.count(f"operation {operation}")
                 self._use_play(operation, self.world.random.choice(plays[-3:]))
@@ -68,6 +71,46 @@ class Player(Client):
             self.call_raw(Op.START_WORKFLOW, message, _ignore)  # whose start it was is another question
         else:
             self._begin(Op.START_WORKFLOW, message, f"r{number}", type, input, level)
+
+    def _update_with_start(self) -> None:
+        """One update for one of a few shared workflows, which it starts if it is not open."""
+        number = self.world.number()
+        others = list({run.workflow_id: None for run in self.runs if run.type in (PLAY, RIDDLE)})
+        body: dict[str, Any] = {
+            "workflow_type": PLAY,
+            "task_queue": self.world.random.choice(QUEUES),
+            "workflow_id": f"shared-{self.world.between(1, 3)}",
+            "request_id": f"r{number}",
+            "input": {"n": number, "plan": draw_plan(self.world, others)},
+            "id_conflict_policy": self.world.random.choice(CONFLICTS),
+            "update_name": "change",
+            "update_id": f"u{number}",
+            "args": {"n": number, "how": self.world.random.choices(list(UPDATES), list(UPDATES.values()))[0]},
+            "wait": self.world.random.choice(("accepted", "completed")),
+        }
+        self._ask_with_start(body, [], tries=TRIES_MAX)
+
+    def _ask_with_start(self, body: dict[str, Any], runs: list[str], *, tries: int) -> None:
+        """Ask until the outcome is known, and perhaps once more: it must be the same run each time."""
+
+        def answered(answer: Answer) -> None:
+            if answer.ok:
+                run_id = answer.body["run_id"]
+                runs.append(run_id)
+                if run_id != runs[0]:
+                    self.world.fail("1 kept", f"{body['request_id']} updated {runs[0]}, and when repeated {run_id}")
+                self.checkers.updates.answered(run_id, body["update_id"], answer.body)
+                if tries and self.world.chance(self.around.profile.repeat_rate):
+                    self.world.count("repeated an answered update with start")
+                    self.later(self.world.between(1, 20_000), lambda: self._ask_with_start(body, runs, tries=0))
+            elif answer.may_pass and tries:
+                self.later(self.world.between(50, 3_000), lambda: self._ask_with_start(body, runs, tries=tries - 1))
+            elif not answer.may_pass:
+                self.world.count(f"updates with start refused: {answer.status}")
+                if runs:
+                    self.checkers.updates.refused(runs[0], body["update_id"], answer.error)
+
+        self.call(Op.UPDATE_WITH_START, body, answered)
 
     def _use_play(self, operation: str, run: Known) -> None:
         match operation:

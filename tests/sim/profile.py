@@ -40,6 +40,7 @@ OPERATIONS = {
     "update": 12,
     "ask update again": 4,
     "start with id": 3,
+    "update with start": 5,
     "signal": 8,
     "signal with start": 4,
     "cancel": 6,

@@ -135,6 +135,26 @@ def decode_cbor(body: Buffer, type: Any = Any, *, bytes_max: int = BODY_BYTES_MA
         raise BadBody(f"the CBOR body cannot be read: {error}") from None
 
 
+def cbor_from_json(body: Buffer) -> bytes:
+    """A JSON body as CBOR. Raises `LocalProtocolError` for an integer that is too long for CBOR."""
+    value = decode_json(body)
+    if len(body) > 2 * BIGNUM_BYTES_MAX:  # no shorter text has so many digits
+        try:
+            _check_cbor(value)
+        except ValueError as error:
+            raise LocalProtocolError(f"the value cannot be sent as CBOR: {error}") from None
+    return _checked_size(cbor2.dumps(value))
+
+
+def json_from_cbor(body: Buffer) -> bytes:
+    """A CBOR body as JSON: bytes become base64 text, times ISO 8601. Raises `BadBody`, for NaN and infinities too."""
+    value = decode_cbor(body)
+    try:
+        return encode_json(value)
+    except LocalProtocolError as error:
+        raise BadBody(f"the CBOR body cannot be read as JSON: {error}") from None
+
+
 def _checked_size(body: bytes, bytes_max: int = BODY_BYTES_MAX) -> bytes:
     if len(body) > bytes_max:
         raise LocalProtocolError(f"the value cannot be sent: {len(body)} bytes, at most {bytes_max} are allowed")

@@ -40,6 +40,12 @@ _CAPABILITIES_AT: Final = 64
 _DETAILS_AT: Final = 72
 
 
+BODIES: Final = "bodies"
+"""The key of the details that says in what a peer would like bodies to be: `CBOR`, or anything else for JSON."""
+
+CBOR: Final = "cbor"
+
+
 class Capability(enum.IntFlag):
     """What a peer can do beyond v1. Use one only if both sides set it. Bits are only ever added."""
 

@@ -45,7 +45,8 @@ from zapwire.connection import (
     ReplyUnreadable,
     Role,
 )
-from zapwire.envelope import STATUS_OK, Envelope
+from zapwire.encodings import as_cbor, with_json
+from zapwire.envelope import FLAG_CBOR, STATUS_OK, Envelope
 from zapwire.errors import (
     BadHandshake,
     CallFailed,
@@ -56,7 +57,7 @@ from zapwire.errors import (
     ZapError,
 )
 from zapwire.frame import Buffer
-from zapwire.handshake import Capability, Hello
+from zapwire.handshake import BODIES, CBOR, Capability, Hello
 from zapwire.link_group import SILENT_INTERVALS_MAX, LinkGroup
 from zapwire.opcodes import Op
 from zapwire.outbox import WOULD_BLOCK, Outbox
@@ -109,12 +110,16 @@ class Link:
         "_sock",
         "_unhandled",
         "capabilities",
+        "writes_cbor",
     )
 
     def __init__(self, sock: socket.socket, role: Role, group: LinkGroup) -> None:
         limits = group.limits
         self.capabilities = Capability(0)
         """What both ends can do. None with a Go peer."""
+        self.writes_cbor = False
+        """Whether one end has asked for CBOR in its hello, and both can read it: then what `call` and `send` take and
+        return is JSON as ever, and travels as CBOR, unless CBOR cannot say it."""
         self._sock = sock
         self._group = group
         self._connection: Connection[_Caller] = Connection(
@@ -200,10 +205,15 @@ class Link:
             timeout = await self._wait_for_room(len(body), timeout)
         if self._error is not None:
             raise self._not_sent()
+        is_json = not flags & FLAG_CBOR
+        if self.writes_cbor and is_json:
+            body, flags = as_cbor(body, flags)
         caller = self._caller(timeout)
         request_id, frame = self._connection.call(opcode, body, caller, flags=flags)
         self._outbox.write(frame)
         envelope = (await self._reply_to(request_id, caller)).envelope
+        if is_json and envelope.flags & FLAG_CBOR:
+            envelope = with_json(envelope)
         if envelope.status != STATUS_OK and envelope.status != 0:
             raise CallFailed(envelope.status, envelope.error, opcode=opcode, body=bytes(envelope.body))
         return envelope
@@ -284,6 +294,8 @@ class Link:
     def send(self, opcode: int, body: Buffer, *, flags: int = 0) -> None:
         """Send a one-way message. After the end of the connection it is dropped: `disconnected` tells of that."""
         if self._error is None:
+            if self.writes_cbor and not flags & FLAG_CBOR:
+                body, flags = as_cbor(body, flags)
             self._outbox.write(self._connection.push(opcode, body, flags=flags))
 
     def reply(self, request_id: int, status: int, body: Buffer = b"null", error: str = "", *, flags: int = 0) -> None:
@@ -353,6 +365,8 @@ class Link:
                         raise first.error
                     raise BadHandshake(f"the peer's first bytes are no hello: {first.error}")
                 self.capabilities = self._connection.capabilities
+                asked = CBOR in (self._connection.hello.details.get(BODIES), self.peer.details.get(BODIES))
+                self.writes_cbor = asked and Capability.CBOR_BODIES in self.capabilities
                 return
             raise BadHandshake(f"no hello within {seconds:g} s")
         except BaseException as error:

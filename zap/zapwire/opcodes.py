@@ -58,6 +58,7 @@ class Op(enum.IntEnum):
     BACKFILL_SCHEDULE = 0x98
     MATCHING_TIMES = 0x99
     UPDATE_WORKFLOW = 0x9A
+    UPDATE_WITH_START = 0x9E
 
     SUBSCRIBE_WORKFLOW_TASKS = 0xA0
     SUBSCRIBE_ACTIVITY_TASKS = 0xA1
@@ -166,11 +167,16 @@ _PAGE: Final = "page_size? next_page_token?"
 _START: Final = "namespace? workflow_type task_queue? workflow_id? run_id? input? "
 _START_MORE: Final = (
     "request_id? retry_policy? timeouts? memo? search_attributes? cron_schedule? identity? id_reuse_policy?"
-    " id_conflict_policy?"
+    " id_conflict_policy? headers? eager_subscription?"
 )
+_UPDATE: Final = "update_name update_id? args? wait?"
+_UPDATED: Final = "workflow_id run_id update_id stage result? failure?"
 _SCHEDULE: Final = "id spec action paused schedule info"
-_SUBSCRIBE: Final = "namespace? task_queue identity? sdk_name? sdk_version? slots? types?"
-_IDS_NOTE: Final = "id_reuse_policy and id_conflict_policy are ours"
+_SUBSCRIBE: Final = "namespace? task_queue identity? sdk_name? sdk_version? build_id? slots? types?"
+_STARTS_NOTE: Final = (
+    "id_reuse_policy and what follows it are ours: headers is an object of texts, eager_subscription names a worker of"
+    " the starter's own, which gets the first workflow task if it has a slot free"
+)
 
 OPCODES: Final = (
     Opcode(
@@ -195,7 +201,7 @@ OPCODES: Final = (
         True,
         "the Add client's; options are ours",
     ),
-    _call(Op.START_WORKFLOW, _START + _START_MORE, "workflow_id run_id", _IDS_NOTE),
+    _call(Op.START_WORKFLOW, _START + _START_MORE, "workflow_id run_id", _STARTS_NOTE),
     _call(
         Op.SIGNAL_WORKFLOW,
         _RUN + " signal_name input? identity? request_id?",
@@ -208,13 +214,14 @@ OPCODES: Final = (
     _call(Op.LIST_WORKFLOWS, "namespace? query? " + _PAGE, "executions next_page_token?"),
     _call(
         Op.GET_WORKFLOW_HISTORY,
-        _RUN + " after_event_id? page_size? reverse? signal_name?",
-        "events next_cursor",
-        "with signal_name it is signal-with-start, fields and all",
+        _RUN + " after_event_id? page_size? reverse? signal_name? wait?",
+        "events next_cursor run_id? is_open?",
+        "with signal_name it is signal-with-start, fields and all; wait, and what it brings, is ours: answered once"
+        " there is an event past after_event_id, or the run is closed",
     ),
     _call(Op.QUERY_WORKFLOW, _RUN + " query_type args? query_args?", "query_result result"),
     _call(Op.RESET_WORKFLOW, _RUN + " event_id? reason? identity?", _INFO),
-    _call(Op.SIGNAL_WITH_START, _START + _SIGNAL + _START_MORE, "workflow_id run_id", _IDS_NOTE),
+    _call(Op.SIGNAL_WITH_START, _START + _SIGNAL + _START_MORE, "workflow_id run_id", _STARTS_NOTE),
     _call(
         Op.SCHEDULE_ACTIVITY,
         _RUN + " task_queue? activity_type input? start_to_close_ms? heartbeat_ms? schedule_to_start_ms?"
@@ -272,18 +279,31 @@ OPCODES: Final = (
     ),
     _call(
         Op.UPDATE_WORKFLOW,
-        _RUN + " update_name update_id? args? wait?",
-        "update_id stage result? failure?",
+        _RUN + " " + _UPDATE,
+        _UPDATED,
         "answered when the workflow accepted it, or completed it, as wait says; a rejection is status 400",
+        since=OURS,
+    ),
+    _call(
+        Op.UPDATE_WITH_START,
+        _START + _UPDATE + " " + _START_MORE,
+        _UPDATED,
+        "starts the workflow if it is not open (id_conflict_policy is use-existing by default), then as UpdateWorkflow",
         since=OURS,
     ),
     _call(
         Op.SUBSCRIBE_WORKFLOW_TASKS,
         _SUBSCRIBE + " replays?",
         "subscription_id",
-        "slots, types and replays are ours",
+        "build_id, slots, types and replays are ours",
     ),
-    _call(Op.SUBSCRIBE_ACTIVITY_TASKS, _SUBSCRIBE, "subscription_id", "slots and types are ours"),
+    _call(
+        Op.SUBSCRIBE_ACTIVITY_TASKS,
+        _SUBSCRIBE + " per_second? queue_per_second?",
+        "subscription_id",
+        "build_id, slots, types and what follows are ours: deliveries a second, to this connection's subscriptions that"
+        " state a rate, and to all workers of the queue, of whose rates the smallest counts",
+    ),
     _respond(
         Op.RESPOND_WORKFLOW_TASK_COMPLETED,
         "commands?",
@@ -298,13 +318,14 @@ OPCODES: Final = (
     _push(
         Op.DELIVER_WORKFLOW_TASK,
         "task_token workflow_id run_id workflow_type_name input? attempt? history? previous_event_id? last_event_id?"
-        " next_event_id? updates?",
-        "attempt and what follows it are ours; a worker that replays gets the history, and no input beside it",
+        " next_event_id? task_timeout_ms? updates? headers?",
+        "attempt and what follows it are ours; a worker that replays gets the history, without input and headers",
     ),
     _push(
         Op.DELIVER_ACTIVITY_TASK,
         "task_token workflow_id run_id activity_id activity_type_name input? scheduled_time_ms"
-        " start_to_close_timeout_ms? heartbeat_timeout_ms? attempt? maximum_attempts? kind? heartbeat_details?",
+        " start_to_close_timeout_ms? heartbeat_timeout_ms? attempt? maximum_attempts? kind? heartbeat_details?"
+        " headers?",
         "attempt and what follows it are ours",
     ),
     _push(Op.DELIVER_ACTIVITY_RESULT, "activity_id result? failure?"),

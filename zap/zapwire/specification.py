@@ -64,6 +64,10 @@ place of the first.
 A hello of 64 bytes is a v1 peer. Ours may be longer: capability bits at 64, and a CBOR map at 72 (`sdk`,
 `version`, `max_frame`). A peer that knows nothing of them reads the first 64 bytes only. A capability is used
 when both sides have it; unknown bits and keys are ignored; bits are only ever added.
+
+With `bodies` = "cbor" in the details of either side, and CBOR bodies among the capabilities of both, calls and
+one-way messages travel as CBOR where CBOR can say them. An answer has the encoding of its call, or is JSON: flag 8
+says so message by message. Layouts other than the envelope carry their payloads as they are.
 """
 
 _CAPABILITY_TEXTS = {

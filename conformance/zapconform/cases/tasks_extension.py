@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from zapconform import opcodes as op
 from zapconform import wire
 from zapconform.case import SHOULD, case, check, equal, shown
@@ -249,3 +251,54 @@ def credits_granted(trial: Trial) -> None:
     for _ in range(2):
         worker.push(op.DELIVER_ACTIVITY)
     worker.no_push(op.DELIVER_ACTIVITY)
+
+
+@case(
+    "tasks/rate-of-a-worker",
+    "`per_second` of 0xA1 spaces the deliveries of its subscription out; another worker gets what waits at once.",
+    extension=True,
+)
+def rate_of_a_worker(trial: Trial) -> None:
+    slow, other = trial.peer("slow"), trial.peer("other")
+    queue = trial.name("queue")
+    slow.subscribe_activities(trial.namespace, queue, per_second=2)
+    for number in range(3):
+        trial.submitted(slow, "job", number, task_queue=queue)
+    slow.push(op.DELIVER_ACTIVITY)
+    first = time.monotonic()
+    slow.push(op.DELIVER_ACTIVITY)
+    waited = time.monotonic() - first
+    check(waited >= 0.4, expected="half a second between two deliveries at 2 a second", actual=f"{waited:.3f} s")
+    other.subscribe_activities(trial.namespace, queue)
+    other.push(op.DELIVER_ACTIVITY)
+
+
+@case(
+    "tasks/rate-of-a-queue",
+    "`queue_per_second` of 0xA1 holds for all workers of the queue, for as long as its subscription is there.",
+    extension=True,
+)
+def rate_of_a_queue(trial: Trial) -> None:
+    stating, other = trial.peer("stating"), trial.peer("other")
+    queue = trial.name("queue")
+    subscription = stating.subscribe_activities(trial.namespace, queue, slots=0, queue_per_second=0.01)
+    other.subscribe_activities(trial.namespace, queue)
+    for number in range(2):
+        trial.submitted(other, "job", number, task_queue=queue)
+    other.push(op.DELIVER_ACTIVITY)
+    other.no_push(op.DELIVER_ACTIVITY)
+    stating.call(op.UNSUBSCRIBE, {"subscription_id": subscription, "namespace": trial.namespace}).succeeded()
+    other.push(op.DELIVER_ACTIVITY)
+
+
+@case(
+    "tasks/rate-refused",
+    "A rate that is negative, or that workflow tasks are to have, is refused with 400.",
+    extension=True,
+)
+def rate_refused(trial: Trial) -> None:
+    worker = trial.peer()
+    body = {"namespace": trial.namespace, "task_queue": trial.name("queue")}
+    for name in ("per_second", "queue_per_second"):
+        worker.call(op.SUBSCRIBE_ACTIVITIES, {**body, name: -1}).refused(400)
+        worker.call(op.SUBSCRIBE_WORKFLOWS, {**body, name: 1}).refused(400)

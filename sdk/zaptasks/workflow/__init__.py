@@ -21,6 +21,7 @@ from .activities import (
     ActivityHandle,
     ActivityOptions,
     OnCancel,
+    SessionActivityOptions,
     execute_activity,
     execute_activity_method,
     start_activity,
@@ -39,11 +40,14 @@ from .children import (
 from .definition import Definition, definition_of, defn, query, run, signal, update
 from .effects import (
     SignalChannel,
+    all_handlers_finished,
     continue_as_new,
     deprecate_patch,
     info,
     is_replaying,
     logger,
+    metrics,
+    mutable_side_effect,
     now,
     on_query,
     on_signal,
@@ -69,12 +73,14 @@ from .errors import (
     NondeterminismError,
     NotInWorkflow,
     ReadOnlyError,
+    SessionLost,
+    SessionNotOpened,
     TooSlowError,
     WorkflowTaskError,
     WouldBlock,
 )
 from .execution import ContinueAsNew, LocalCall, Run, WorkflowInfo
-from .local_activities import execute_local_activity
+from .local_activities import LocalActivityOptions, execute_local_activity
 from .places import Place
 from .scheduler import checkpoint, checkpoint_if_cancelled
 from .scopes import (
@@ -89,6 +95,7 @@ from .scopes import (
     move_on_at,
     open_nursery,
 )
+from .sessions import Session, open_session
 from .steps import Step
 from .sync import CapacityLimiter, Condition, Event, Lock, Semaphore
 from .task_handler import WorkflowTask, WorkflowTaskHandler, answer_body
@@ -116,6 +123,7 @@ __all__ = [
     "ExternalFailed",
     "ExternalWorkflow",
     "ForeignAwait",
+    "LocalActivityOptions",
     "LocalCall",
     "Lock",
     "MemoryReceiveChannel",
@@ -129,6 +137,10 @@ __all__ = [
     "ReadOnlyError",
     "Run",
     "Semaphore",
+    "Session",
+    "SessionActivityOptions",
+    "SessionLost",
+    "SessionNotOpened",
     "SignalChannel",
     "Step",
     "TaskStatus",
@@ -138,6 +150,7 @@ __all__ = [
     "WorkflowTaskError",
     "WorkflowTaskHandler",
     "WouldBlock",
+    "all_handlers_finished",
     "answer_body",
     "checkpoint",
     "checkpoint_if_cancelled",
@@ -157,14 +170,17 @@ __all__ = [
     "info",
     "is_replaying",
     "logger",
+    "metrics",
     "move_on_after",
     "move_on_at",
+    "mutable_side_effect",
     "now",
     "on_query",
     "on_signal",
     "on_update",
     "open_memory_channel",
     "open_nursery",
+    "open_session",
     "patched",
     "query",
     "random",

@@ -11,7 +11,7 @@ from zaptasks.arguments import result_reader
 from zaptasks.errors import ActivityFailed, PayloadError
 from zaptasks.handlers import name_of
 from zaptasks.json_types import Reader
-from zaptasks.options import RetryPolicy, Seconds, to_ms
+from zaptasks.options import RetryPolicy, Seconds, check_options, to_ms
 from zaptasks.payloads import encode_arguments
 
 from . import commands as c
@@ -28,11 +28,9 @@ OnCancel: TypeAlias = Literal["wait", "request", "abandon"]
 its end is waited for; "request": it is asked to stop; "abandon": it is left alone."""
 
 
-class ActivityOptions(TypedDict, total=False):
-    """What an activity may be asked for with."""
+class SessionActivityOptions(TypedDict, total=False):
+    """What an activity of a session may be asked for with: where it runs is known."""
 
-    task_queue: str
-    """Whose workers do it; by default the workflow's own."""
     start_to_close: Seconds | None
     """How long one attempt may take."""
     schedule_to_start: Seconds | None
@@ -44,6 +42,13 @@ class ActivityOptions(TypedDict, total=False):
     retry_policy: RetryPolicy | None
     on_cancel: OnCancel
     """By default "wait"."""
+
+
+class ActivityOptions(SessionActivityOptions, total=False):
+    """What an activity may be asked for with."""
+
+    task_queue: str
+    """Whose workers do it; by default the workflow's own."""
 
 
 class Outcome:
@@ -142,6 +147,13 @@ class ActivityHandle(Generic[R]):
 
 
 def _start(
+    function: str, activity: str | Callable[..., Any], args: tuple[object, ...], options: ActivityOptions
+) -> ActivityHandle[Any]:
+    check_options(options, ActivityOptions, function)
+    return _ask(activity, args, **options)
+
+
+def _ask(
     activity: str | Callable[..., Any],
     args: tuple[object, ...],
     *,
@@ -204,7 +216,7 @@ async def execute_activity(
     is asked to stop, with the reason of the cancel, and its end is waited for.
     """
     await checkpoint_if_cancelled()
-    handle = _start(activity, args, **options)
+    handle = _start("execute_activity", activity, args, options)
     return await handle.result()
 
 
@@ -236,7 +248,7 @@ def start_activity(
     **options: Unpack[ActivityOptions],
 ) -> ActivityHandle[Any]:
     """Like `execute_activity`, without waiting: `await handle.result()` waits, and may be called by any task."""
-    return _start(activity, args, **options)
+    return _start("start_activity", activity, args, options)
 
 
 @overload
@@ -261,7 +273,7 @@ async def execute_activity_method(
 ) -> Any:
     """Like `execute_activity`, for a method named through its class: `execute_activity_method(Mailer.send, mail)`."""
     await checkpoint_if_cancelled()
-    handle = _start(activity, args, **options)
+    handle = _start("execute_activity_method", activity, args, options)
     return await handle.result()
 
 
@@ -286,4 +298,4 @@ def start_activity_method(
     **options: Unpack[ActivityOptions],
 ) -> ActivityHandle[Any]:
     """Like `start_activity`, for a method named through its class."""
-    return _start(activity, args, **options)
+    return _start("start_activity_method", activity, args, options)

@@ -8,18 +8,19 @@ from uuid import NAMESPACE_OID, uuid5
 
 from zaptasks.arguments import result_reader
 from zaptasks.json_types import Reader
-from zaptasks.options import RetryPolicy, Seconds, workflow_timeouts
+from zaptasks.options import RetryPolicy, Seconds, check_options, workflow_timeouts
 from zaptasks.payloads import encode_arguments, encode_memo, encode_optional
 
 from . import commands as c
 from . import history as h
 from .activities import OnCancel, Outcome, check_on_cancel, decode_result
-from .definition import RunMethod, signal_name, workflow_name
+from .definition import AnyRun, WorkflowClass, handler_name, workflow_function, workflow_name
 from .errors import ChildFailed, ChildStartFailed, ExternalFailed
 from .execution import Run, current_run
 from .scheduler import checkpoint_if_cancelled, current_task
 
 R = TypeVar("R")
+V = TypeVar("V")
 Ts = TypeVarTuple("Ts")
 
 ParentClosePolicy: TypeAlias = Literal["terminate", "cancel", "abandon"]
@@ -39,6 +40,9 @@ class ChildOptions(TypedDict, total=False):
     """How long it may take, with all the runs that follow."""
     run_timeout: Seconds | None
     """How long one run may take."""
+    task_timeout: Seconds | None
+    """How long a worker may take for one workflow task, its local activities included: 10 seconds if not given, 10
+    minutes at most."""
     retry_policy: RetryPolicy | None
     cron_schedule: str
     memo: Mapping[str, object] | None
@@ -56,9 +60,15 @@ class ExternalWorkflow:
         self.workflow_id = workflow_id
         self.run_id: Final = run_id
 
-    async def signal(self, signal: str | Callable[..., Any], value: object = None) -> None:
+    @overload
+    async def signal(self, signal: Callable[[Any], Any], /) -> None: ...
+    @overload
+    async def signal(self, signal: Callable[[Any, V], Any], value: V, /) -> None: ...
+    @overload
+    async def signal(self, signal: str, value: object = None, /) -> None: ...
+    async def signal(self, signal: str | Callable[..., Any], value: object = None, /) -> None:
         """Send it a signal, by name or by its method, and wait until the server has it. Raises `ExternalFailed`."""
-        name = signal_name(signal)
+        name = handler_name("signal", signal)
         await checkpoint_if_cancelled()
         command = c.SignalExternal(
             id=current_task().next_command_id(),
@@ -154,7 +164,12 @@ class ChildHandle(ExternalWorkflow, Generic[R]):
         return self._on_cancel != "wait"
 
 
-def _start(
+def _start(function: str, workflow: object, args: tuple[object, ...], options: ChildOptions) -> ChildHandle[Any]:
+    check_options(options, ChildOptions, function)
+    return _ask(workflow, args, **options)
+
+
+def _ask(
     workflow: object,
     args: tuple[object, ...],
     *,
@@ -163,6 +178,7 @@ def _start(
     parent_close_policy: ParentClosePolicy = "terminate",
     execution_timeout: Seconds | None = None,
     run_timeout: Seconds | None = None,
+    task_timeout: Seconds | None = None,
     retry_policy: RetryPolicy | None = None,
     cron_schedule: str = "",
     memo: Mapping[str, object] | None = None,
@@ -184,20 +200,26 @@ def _start(
         workflow_id=id or f"{name.lower()}-{uuid5(NAMESPACE_OID, f'{run.info.run_id}/{command_id}')}",
         task_queue=task_queue,
         input=encode_arguments(args, f"the arguments of workflow {name!r}"),
-        timeouts=workflow_timeouts(execution_timeout, run_timeout) or None,
+        timeouts=workflow_timeouts(execution_timeout, run_timeout, task_timeout) or None,
         retry_policy=None if retry_policy is None else retry_policy.to_wire(),
         parent_close_policy=parent_close_policy,
         memo=encode_memo(memo),
         search_attributes=None if search_attributes is None else dict(search_attributes),
         cron_schedule=cron_schedule,
     )
-    function = workflow if callable(workflow) and not isinstance(workflow, type) else None
-    return ChildHandle(run, command, result_reader(function), on_cancel)
+    return ChildHandle(run, command, result_reader(workflow_function(workflow)), on_cancel)
 
 
 @overload
 async def execute_child_workflow(
-    workflow: RunMethod[*Ts, R],
+    workflow: AnyRun[*Ts, R],
+    /,
+    *args: *Ts,
+    **options: Unpack[ChildOptions],
+) -> R: ...
+@overload
+async def execute_child_workflow(
+    workflow: WorkflowClass[*Ts, R],
     /,
     *args: *Ts,
     **options: Unpack[ChildOptions],
@@ -211,7 +233,7 @@ async def execute_child_workflow(
 ) -> R: ...
 @overload
 async def execute_child_workflow(
-    workflow: str | type[Any],
+    workflow: str,
     /,
     *args: object,
     **options: Unpack[ChildOptions],
@@ -224,18 +246,25 @@ async def execute_child_workflow(
 ) -> Any:
     """Start a workflow as a child of this one, and return its result.
 
-    `workflow` is a method under `@workflow.run`, a function, or a name. Raises `ChildFailed` and `ChildStartFailed`.
-    When this wait is cancelled, `on_cancel` says what becomes of the child: by default it is asked to end, with the
-    reason of the cancel, and its end is waited for.
+    `workflow` is a class, its method under `@workflow.run`, a function, or a name. Raises `ChildFailed` and
+    `ChildStartFailed`. When this wait is cancelled, `on_cancel` says what becomes of the child: by default it is asked
+    to end, with the reason of the cancel, and its end is waited for.
     """
     await checkpoint_if_cancelled()
-    handle = _start(workflow, args, **options)
+    handle = _start("execute_child_workflow", workflow, args, options)
     return await handle.result()
 
 
 @overload
 async def start_child_workflow(
-    workflow: RunMethod[*Ts, R],
+    workflow: AnyRun[*Ts, R],
+    /,
+    *args: *Ts,
+    **options: Unpack[ChildOptions],
+) -> ChildHandle[R]: ...
+@overload
+async def start_child_workflow(
+    workflow: WorkflowClass[*Ts, R],
     /,
     *args: *Ts,
     **options: Unpack[ChildOptions],
@@ -249,7 +278,7 @@ async def start_child_workflow(
 ) -> ChildHandle[R]: ...
 @overload
 async def start_child_workflow(
-    workflow: str | type[Any],
+    workflow: str,
     /,
     *args: object,
     **options: Unpack[ChildOptions],
@@ -262,6 +291,6 @@ async def start_child_workflow(
 ) -> ChildHandle[Any]:
     """Like `execute_child_workflow`, but return once the child has begun; `await handle.result()` waits for its end."""
     await checkpoint_if_cancelled()
-    handle = _start(workflow, args, **options)
+    handle = _start("start_child_workflow", workflow, args, options)
     await handle.started()
     return handle

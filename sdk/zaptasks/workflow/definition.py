@@ -30,7 +30,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, TypeVarTuple, Unpack, cast, overload
+from typing import (
+    Any,
+    Concatenate,
+    Final,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    TypeVarTuple,
+    Unpack,
+    cast,
+    overload,
+)
 
 from zaptasks.arguments import Parameters
 from zaptasks.handlers import Kind, check_name, is_async
@@ -40,6 +54,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 AF = TypeVar("AF", bound=Callable[..., Coroutine[Any, Any, Any]])
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 Ts = TypeVarTuple("Ts")
 S = TypeVar("S")
 
@@ -50,18 +65,33 @@ RESERVED: Final = "__"
 """Names that begin so are the server's own queries."""
 
 
-class RunMethod(Generic[*Ts, R]):
-    """What type checkers see of a method under `@workflow.run`: its parameters without `self`, and its result."""
+class WorkflowInstance:
+    """What type checkers take for the `self` of a method under `@workflow.run`, so that it cannot be mistaken for an
+    argument when the method is named through its class. Nothing at run time."""
 
-    def __call__(self, instance: Any, /, *args: *Ts) -> Coroutine[Any, Any, R]:
+
+class RunMethod(Generic[P, R]):
+    """What type checkers see of a method under `@workflow.run`."""
+
+    def __call__(self, instance: WorkflowInstance, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         raise NotImplementedError  # only for type checkers: at run time the method stays what it was
 
     @overload
-    def __get__(self, instance: None, owner: type[Any], /) -> RunMethod[*Ts, R]: ...
+    def __get__(self, instance: None, owner: type[Any], /) -> RunMethod[P, R]: ...
     @overload
-    def __get__(self, instance: object, owner: type[Any], /) -> Callable[[Unpack[Ts]], Coroutine[Any, Any, R]]: ...
+    def __get__(self, instance: object, owner: type[Any], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
     def __get__(self, instance: object, owner: type[Any], /) -> Any:
         raise NotImplementedError
+
+
+AnyRun: TypeAlias = Callable[[WorkflowInstance, Unpack[Ts]], Coroutine[Any, Any, R]]
+"""A method under `@workflow.run`, named through its class."""
+
+
+class WorkflowClass(Protocol[*Ts, R_co]):
+    """What type checkers see of a class under `@workflow.defn` whose main method is called `run`."""
+
+    def run(self, instance: WorkflowInstance, /, *args: *Ts) -> Coroutine[Any, Any, R_co]: ...
 
 
 class UpdateMethod(Generic[P, R]):
@@ -147,12 +177,12 @@ def defn(target: Any = None, /, *, name: str = "") -> Any:
     return mark if target is None else mark(target)
 
 
-def run(method: Callable[[Any, Unpack[Ts]], Coroutine[Any, Any, R]], /) -> RunMethod[*Ts, R]:
+def run(method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> RunMethod[P, R]:
     """Mark the method that is the workflow."""
     if not is_async(method):
         raise TypeError(f"{method!r} under @workflow.run: it must be `async def`")
     setattr(method, _ROLE, _Role("run", ""))
-    return cast("RunMethod[*Ts, R]", method)
+    return cast("RunMethod[P, R]", method)
 
 
 @overload
@@ -238,14 +268,21 @@ def workflow_name(target: object) -> str:
     return definition_of(target).name
 
 
-def signal_name(target: object) -> str:
-    """The name of a signal: a text, or a method under `@workflow.signal`."""
+def workflow_function(target: object) -> Callable[..., Any] | None:
+    """The function that the workflow `target` runs; None where all that is known is its name."""
+    if isinstance(target, str):
+        return None
+    return definition_of(target).main.function if isinstance(target, type) else cast("Callable[..., Any]", target)
+
+
+def handler_name(kind: Literal["signal", "query", "update"], target: object) -> str:
+    """The name of a signal, query or update: a text, or a method under the decorator of that kind."""
     if isinstance(target, str):
         return target
     role = getattr(target, _ROLE, None)
-    if isinstance(role, _Role) and role.kind == "signal":
+    if isinstance(role, _Role) and role.kind == kind:
         return role.name
-    raise TypeError(f"{target!r} is no signal: give a name, or a method under @workflow.signal")
+    raise TypeError(f"{target!r} is no {kind}: give a name, or a method under @workflow.{kind}")
 
 
 _owners: dict[Any, list[Definition]] = {}

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from random import Random
-from typing import Any, Generic, NoReturn, TypeVar, cast, overload
+from typing import Any, Final, Generic, NoReturn, TypeVar, cast, overload
 from uuid import UUID
 
 import msgspec
 
+from zaptasks.metrics import Metrics, Source
 from zaptasks.options import Seconds, workflow_timeouts
-from zaptasks.payloads import encode_arguments, encode_memo
+from zaptasks.payloads import encode_arguments, encode_memo, encode_payload
 
 from . import commands as c
 from .channels import MemoryReceiveChannel
 from .definition import Bound, workflow_name
 from .errors import EndOfChannel
-from .execution import ContinueAsNew, Run, WorkflowInfo, current_run
+from .execution import ContinueAsNew, Run, WorkflowInfo, check_marker_id, current_run
 from .scheduler import current_task, task_or_none
 
 T = TypeVar("T")
+
+MUTABLE_SIDE_EFFECT: Final = "mutable-side-effect"
+"""How the names of the markers begin that keep values of `mutable_side_effect`."""
 
 
 def info() -> WorkflowInfo:
@@ -61,6 +66,36 @@ def side_effect(function: Callable[[], Any], /, *, type: Any = Any) -> Any:
     """
     name = getattr(function, "__qualname__", repr(function))
     details = current_run().marker("side-effect", function, f"side effect {name}")
+    return msgspec.json.decode(details, type=type)
+
+
+@overload
+def mutable_side_effect(
+    id: str, function: Callable[[], T], /, *, same: Callable[[T, T], object] = operator.eq
+) -> T: ...
+@overload
+def mutable_side_effect(
+    id: str, function: Callable[[], object], /, *, type: type[T], same: Callable[[T, T], object] = operator.eq
+) -> T: ...
+def mutable_side_effect(
+    id: str, function: Callable[[], Any], /, *, type: Any = Any, same: Callable[[Any, Any], object] = operator.eq
+) -> Any:
+    """Like `side_effect`, for what is looked at again and again and seldom changes, such as a limit in a setting.
+
+    The value is kept only where `same(last, new)` is false, so a look that finds nothing new leaves no event. A replay
+    gets what was found then. `id` names what is looked at: the last value is that of the same id in this run. Both
+    values that `same` gets have been through JSON, as `type`.
+    """
+    check_marker_id("the id of the mutable side effect", id)
+    what = f"mutable side effect {id!r}"
+
+    def changed(last: bytes | None) -> bytes | None:
+        new = encode_payload(function(), f"the value of {what}")
+        if last is not None and same(msgspec.json.decode(last, type=type), msgspec.json.decode(new, type=type)):
+            return None
+        return new
+
+    details = current_run().changing_marker(f"{MUTABLE_SIDE_EFFECT}/{id}", changed, what)
     return msgspec.json.decode(details, type=type)
 
 
@@ -105,13 +140,15 @@ def continue_as_new(
     task_queue: str = "",
     execution_timeout: Seconds | None = None,
     run_timeout: Seconds | None = None,
+    task_timeout: Seconds | None = None,
     memo: Mapping[str, object] | None = None,
     search_attributes: Mapping[str, object] | None = None,
 ) -> NoReturn:
     """End this run and begin another of the same id with `args`: for workflows that would grow without end.
 
-    It leaves as an exception, through `finally` blocks; handlers that still run are waited for. What is not given
-    stays as it was. Signals that this run has not seen go to the next one.
+    It leaves as an exception, through `finally` blocks. What is not given stays as it was. Signals that this run did
+    not see go to the next one. Handlers that still run are waited for; what they change is not in `args`: wait for
+    `all_handlers_finished` before; a warning in the log says where this was forgotten.
     """
     current_task().check_may_change("continue as new")
     name = "" if workflow is None else workflow_name(workflow)
@@ -120,11 +157,19 @@ def continue_as_new(
             type=name,
             task_queue=task_queue,
             input=encode_arguments(args, f"the arguments of workflow {name or info().type!r}"),
-            timeouts=workflow_timeouts(execution_timeout, run_timeout) or None,
+            timeouts=workflow_timeouts(execution_timeout, run_timeout, task_timeout) or None,
             memo=encode_memo(memo),
             search_attributes=None if search_attributes is None else dict(search_attributes),
         )
     )
+
+
+def all_handlers_finished() -> bool:
+    """Whether no signal or update handler runs now: `await workflow.wait_condition(workflow.all_handlers_finished)`.
+
+    Not for handlers themselves, which would wait for their own end.
+    """
+    return current_run().handlers_running == 0
 
 
 # --- signals, queries and updates of plain functions ------------------------------------------------------
@@ -205,7 +250,10 @@ def _add(kind: str, name: str, function: Callable[..., object]) -> Bound:
 
 
 class _WorkflowLogger(logging.LoggerAdapter[logging.Logger]):
-    """Logs under `zaptasks.workflow`, with the type and id of the run before every message; silent in a replay."""
+    """Logs under `zaptasks.workflow`, with the type and id of the run before every message; silent in a replay.
+
+    The records have the run's `headers`, for formatters and filters.
+    """
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802
         run = _run_or_none()
@@ -213,12 +261,26 @@ class _WorkflowLogger(logging.LoggerAdapter[logging.Logger]):
 
     def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
         run = _run_or_none()
-        return (msg if run is None else f"{run.info.type} {run.info.workflow_id}: {msg}"), kwargs
+        if run is None:
+            return msg, kwargs
+        kwargs["extra"] = {"headers": run.info.headers, **(kwargs.get("extra") or {})}
+        return f"{run.info.type} {run.info.workflow_id}: {msg}", kwargs
 
 
 def _run_or_none() -> Run | None:
     task = task_or_none()
     return None if task is None else cast(Run, task.scheduler.host)
 
+
+def _metrics_of_run() -> Source | None:
+    run = current_run()
+    if run.is_replaying or run.is_closed:
+        return None
+    of = run.info
+    return run.metrics, {"namespace": of.namespace, "task_queue": of.task_queue, "workflow_type": of.type}
+
+
+metrics = Metrics(_metrics_of_run)
+"""What the workflow counts and measures: for the worker's metrics handler, silent in a replay."""
 
 logger = _WorkflowLogger(logging.getLogger("zaptasks.workflow"), {})

@@ -10,6 +10,8 @@
     │   ├── ChildFailed      a child workflow failed, was canceled or terminated, or timed out
     │   ├── ChildStartFailed it never began
     │   └── ExternalFailed   a signal to, or a cancel of, another execution was refused
+    ├── SessionNotOpened     no worker had a place for a session
+    ├── SessionLost          the worker of a session is gone, or leaves
     └── WorkflowTaskError    this worker cannot go on with the run; the run stays open and is tried again
         ├── NondeterminismError
         └── ForeignAwait
@@ -90,6 +92,18 @@ class ExternalFailed(RemoteError):
     def __init__(self, workflow_id: str, failure: Failure) -> None:
         super().__init__(failure, subject=f"workflow {workflow_id}")
         self.workflow_id = workflow_id
+
+
+class SessionNotOpened(ZapError):
+    """No worker had a place for a session in time."""
+
+    code: ClassVar[str] = "session_not_opened"
+
+
+class SessionLost(ZapError):
+    """The worker of a session is gone or leaves; what its activities left there is out of reach."""
+
+    code: ClassVar[str] = "session_lost"
 
 
 class WorkflowTaskError(ZapError):

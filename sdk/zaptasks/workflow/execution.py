@@ -27,14 +27,16 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from random import Random
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 import msgspec
 
 from zaptasks.arguments import ArgumentsError
 from zaptasks.errors import PayloadError
 from zaptasks.failures import canceled_failure, failure_of
-from zaptasks.options import SPAN_SECONDS_MAX
+from zaptasks.headers import Headers
+from zaptasks.metrics import NO_METRICS, MetricsHandler
+from zaptasks.options import SPAN_SECONDS_MAX, RetryPolicy
 from zaptasks.payloads import encode_payload
 from zapwire.failure import DECODE_ERROR, Failure, encode_failure
 
@@ -53,6 +55,9 @@ log = logging.getLogger("zaptasks.workflow")
 
 COMMANDS_MAX: Final = 9_900
 """In one answer. A server takes 10,000; the rest is for updates and the end."""
+
+MARKER_ID_CHARACTERS_MAX: Final = 200
+"""Of the ids that workflows give to patches and to changing values: they are in every list of events."""
 
 LOCAL: Final = "local-activity"
 """The name of the markers that keep outcomes of local activities."""
@@ -80,6 +85,8 @@ class WorkflowInfo:
     parent_run_id: str = ""
     continued_run_id: str = ""
     """The run before this one, where this one continues it."""
+    headers: Headers = field(default_factory=dict)
+    """What the start gave along. The runs that follow this one and its children have the same."""
 
 
 class ContinueAsNew(BaseException):
@@ -120,6 +127,10 @@ class LocalCall:
     function: Callable[..., Any]
     args: tuple[object, ...]
     place: Place
+    start_to_close: float | None = None
+    """Seconds for one attempt."""
+    retry_policy: RetryPolicy | None = None
+    """None: one attempt."""
 
 
 class Run:
@@ -140,6 +151,7 @@ class Run:
             "update": dict(definition.updates),
         }
         self.cancel_reason: str | None = None
+        self.metrics: MetricsHandler = NO_METRICS
         self._scheduler = Scheduler(self)
         scope = self._root_scope = CancelScope()
         scope.status = CancelStatus(scope, None)
@@ -150,6 +162,8 @@ class Run:
         self._next: ContinueAsNew | None = None
         self._is_main_done = False
         self._taken_event_id = 0
+        self.handlers_running = 0
+        """Signal and update handlers that have begun and not ended."""
         self._unseen: deque[h.Event] = deque()
         self._answers: list[_Answer] = []
         self._answers_dropped = 0
@@ -161,6 +175,8 @@ class Run:
         self._matching = Matching()
         self._markers: dict[str, h.Event] = {}
         self._patches: dict[str, bool] = {}
+        self._last_values: dict[str, bytes] = {}
+        """Of `changing_marker`, by name."""
         self._completed_updates: set[str] = set()
         self._open: dict[str, Callable[[h.Event], None]] = {}
         self._early: dict[str, list[h.Event]] = {}
@@ -169,6 +185,7 @@ class Run:
         self._local_tasks: dict[str, Task] = {}
         self._local_early: dict[str, bytes] = {}
         self._signals = 0
+        self._watched_signals: dict[str, Callable[[bytes | None], None]] = {}
         self._updates = 0
         self._buffered: dict[str, list[bytes | None]] = {}
         self._channels: dict[str, tuple[MemorySendChannel[bytes | None], MemoryReceiveChannel[bytes | None]]] = {}
@@ -387,6 +404,7 @@ class Run:
             parent_workflow_id=event.get("parentWorkflowId", str),
             parent_run_id=event.get("parentRunId", str),
             continued_run_id=event.get("continuedRunId", str),
+            headers=event.get("headers", dict[str, str]),
         )
         self._spawn("0", self._main, event.payload("input"), name=self.definition.name)
 
@@ -406,10 +424,21 @@ class Run:
                 if not isinstance(alone, ContinueAsNew):
                     raise
                 self._next = alone
+                self._warn_of_handlers()
             else:
                 self._result = encode_payload(value, f"the result of {self.info.type!r}")
         finally:
             self._is_main_done = True
+
+    def _warn_of_handlers(self) -> None:
+        if self.handlers_running and not self.is_replaying:
+            log.warning(
+                "%s %s continues as new while %d of its handlers run: what they change is lost to the next run. Before,"
+                " it should `await workflow.wait_condition(workflow.all_handlers_finished)`",
+                self.info.type,
+                self.info.workflow_id,
+                self.handlers_running,
+            )
 
     def _how_it_ended(self) -> c.End:
         error = self._root.error()
@@ -450,6 +479,10 @@ class Run:
 
     def _signal(self, name: str, payload: bytes | None) -> None:
         self._signals += 1
+        watching = self._watched_signals.get(name)
+        if watching is not None:
+            watching(payload)
+            return
         bound = self.handlers["signal"].get(name)
         if bound is not None:
             self.start_signal(bound, f"s{self._signals}", payload)
@@ -465,14 +498,29 @@ class Run:
             # A sender's mistake is not the workflow's: it must not end for it.
             log.error("a signal %r to %s was dropped: %s", bound.name, self.info.workflow_id, error)
             return
+        self.handlers_running += 1
         self._spawn(path, self._handle_signal, bound, args, name=f"signal {bound.name!r}")
 
     async def _handle_signal(self, bound: Bound, args: tuple[object, ...]) -> None:
-        if bound.is_method and self.instance is None:
-            return  # the workflow failed before it had begun
-        value = bound.call(self.instance, args)
-        if bound.is_async:
-            await value
+        try:
+            if bound.is_method and self.instance is None:
+                return  # the workflow failed before it had begun
+            value = bound.call(self.instance, args)
+            if bound.is_async:
+                await value
+        finally:
+            self.handlers_running -= 1
+
+    def watch_signal(self, name: str, told: Callable[[bytes | None], None]) -> None:
+        """Call `told` with the value of each signal of this name, before any code runs, those that came before
+        included. For signals of our own workers."""
+        self._watched_signals[name] = told
+        for payload in self._buffered.pop(name, ()):
+            told(payload)
+
+    def unwatch_signal(self, name: str) -> None:
+        """What still comes of this name is nobody's business."""
+        self._watched_signals[name] = lambda payload: None
 
     def add_handler(self, kind: str, bound: Bound) -> None:
         """A handler that the running code brings: it gets what came before as well."""
@@ -532,6 +580,7 @@ class Run:
             was = Step(text=f"accepted update {name!r}", kind="accept-update", name=name)
             raise self._matching.mismatch(f"update {update_id!r}", was, Step(text=what))
         self._updates += 1
+        self.handlers_running += 1
         self._spawn(
             f"u{self._updates}",
             self._handle_update,
@@ -557,6 +606,8 @@ class Run:
             self._complete_update(c.CompleteUpdate(update_id=update_id, failure=failure))
         else:
             self._complete_update(c.CompleteUpdate(update_id=update_id, result=msgspec.Raw(payload)))
+        finally:
+            self.handlers_running -= 1
 
     def _complete_update(self, command: c.CompleteUpdate) -> None:
         if command.update_id in self._completed_updates:
@@ -640,15 +691,41 @@ class Run:
         if event is not None:
             details = event.payload("details") or b"null"
         elif self.is_replaying:
-            was = self._matching.recorded_at(command_id)
-            line = caller()
-            now = Step(text=what, kind="record-marker", name=name, place=command_id, source=line)
-            self._scheduler.broken = self._matching.mismatch(command_id, was, now, line)
-            raise Broken("the history does not have this value")
+            self._break_at_marker(command_id, name, what)
         else:
             details = encode_payload(make(), f"the value of {what}")
         self.add(c.RecordMarker(id=command_id, name=name, details=msgspec.Raw(details)))
         return details
+
+    def changing_marker(self, name: str, changed: Callable[[bytes | None], bytes | None], what: str) -> bytes:
+        """Like `marker`, for a value of this name that is asked for again and again, and kept where it has changed.
+
+        `changed` gets the last value and returns the new one, or None where the last one still holds.
+        """
+        command_id = current_task().next_command_id()
+        last = self._last_values.get(name)
+        event = self._markers.get(command_id)
+        if event is not None:
+            details = event.payload("details") or b"null"
+        elif not self.is_replaying:
+            new = changed(last)
+            if new is None and last is not None:
+                return last
+            details = new or b"null"
+        else:
+            if self._matching.recorded_at(command_id) is None and last is not None:
+                return last
+            self._break_at_marker(command_id, name, what)
+        self._last_values[name] = details
+        self.add(c.RecordMarker(id=command_id, name=name, details=msgspec.Raw(details)))
+        return details
+
+    def _break_at_marker(self, command_id: str, name: str, what: str) -> NoReturn:
+        """The code asks for a value in a replay, and the history has something else there, or nothing."""
+        was, line = self._matching.recorded_at(command_id), caller()
+        now = Step(text=what, kind="record-marker", name=name, place=command_id, source=line)
+        self._scheduler.broken = self._matching.mismatch(command_id, was, now, line)
+        raise Broken("the history does not have this value")
 
     async def call_locally(self, call: LocalCall) -> bytes:
         """Let the worker make a call; its outcome, as the marker keeps it. No cancel ends the wait."""
@@ -684,8 +761,7 @@ class Run:
 
     def patched(self, patch_id: str, *, is_deprecated: bool) -> bool:
         """Whether code behind this patch runs: in what is new, and in what was done with the patch in place."""
-        if not patch_id or len(patch_id) > 200 or not patch_id.isprintable() or "|" in patch_id:
-            raise ValueError(f"patch id {patch_id!r}: it must be 1 to 200 printable characters, and no '|'")
+        check_marker_id("patch id", patch_id)
         known = self._patches.get(patch_id)
         if known is not None:
             return known
@@ -697,6 +773,14 @@ class Run:
             details = msgspec.json.encode({"deprecated": is_deprecated})
             self.add(c.RecordMarker(id=command_id, name=PATCH, details=msgspec.Raw(details)))
         return is_on
+
+
+def check_marker_id(what: str, marker_id: str) -> None:
+    """Raise `ValueError` for an id that a marker cannot go by."""
+    if not marker_id or len(marker_id) > MARKER_ID_CHARACTERS_MAX or not marker_id.isprintable() or "|" in marker_id:
+        raise ValueError(
+            f"{what} {marker_id!r}: it must be 1 to {MARKER_ID_CHARACTERS_MAX} printable characters, and no '|'"
+        )
 
 
 def current_run() -> Run:
@@ -722,5 +806,6 @@ __all__ = [
     "Run",
     "UpdateRequest",
     "WorkflowInfo",
+    "check_marker_id",
     "current_run",
 ]

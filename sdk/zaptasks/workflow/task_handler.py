@@ -16,6 +16,8 @@ from typing import Final
 
 import msgspec
 
+from zaptasks.metrics import NO_METRICS, MetricsHandler
+
 from . import commands as c
 from . import history as h
 from .definition import Definition, definition_of
@@ -44,6 +46,8 @@ class WorkflowTask(msgspec.Struct, frozen=True, kw_only=True):
     last_event_id: int = 0
     next_event_id: int = 0
     """The first event that is missing of what was to come along; 0 for none."""
+    task_timeout_ms: int = 10_000
+    """How long the server waits for the answer."""
     updates: list[UpdateRequest] = []
 
 
@@ -57,6 +61,7 @@ class WorkflowTaskHandler:
         namespace: str = "",
         task_queue: str = "",
         runs_max: int = RUNS_MAX,
+        metrics: MetricsHandler = NO_METRICS,
     ) -> None:
         self._definitions = definitions_by_name(workflows)
         for definition in self._definitions.values():
@@ -65,6 +70,7 @@ class WorkflowTaskHandler:
         self._namespace = namespace
         self._task_queue = task_queue
         self._runs_max = runs_max
+        self._metrics = metrics
         self._runs: OrderedDict[str, Run] = OrderedDict()
 
     @property
@@ -170,7 +176,9 @@ class WorkflowTaskHandler:
             task_queue=self._task_queue,
             namespace=self._namespace,
         )
-        return Run(definition, info)
+        run = Run(definition, info)
+        run.metrics = self._metrics
+        return run
 
     def _at_hand(self, task: WorkflowTask) -> Run | None:
         run = self._runs.get(task.run_id)

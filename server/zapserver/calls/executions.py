@@ -7,8 +7,10 @@ import msgspec
 from zapserver import requests, shapes
 from zapserver.calls.context import DEFERRED, Call, Handler
 from zapserver.engine.commands import (
+    AwaitEvents,
     AwaitExecution,
     CancelExecution,
+    IdConflict,
     Payload,
     QueryExecution,
     ResetExecution,
@@ -20,7 +22,8 @@ from zapserver.engine.commands import (
 )
 from zapserver.engine.errors import Invalid
 from zapserver.engine.limits import SMALL_PAYLOAD_BYTES_MAX
-from zapserver.engine.records import Execution
+from zapserver.engine.records import Event, Execution
+from zapserver.engine.views import PAGE_SIZE_MAX, Views
 from zapserver.requests import (
     AwaitRequest,
     EndRequest,
@@ -32,6 +35,7 @@ from zapserver.requests import (
     SignalRequest,
     StartRequest,
     UpdateRequest,
+    UpdateWithStartRequest,
     payload,
 )
 from zapserver.visibility import parse_query
@@ -43,28 +47,33 @@ PAGE_BYTES_MAX = 4 * 1024 * 1024
 
 
 def start(call: Call, request: StartRequest) -> object:
-    reuse, conflict = requests.id_policies(request)
-    started = call.step(
-        StartWorkflow(
-            type=request.type,
-            task_queue=request.queue,
-            workflow_id=request.workflow,
-            run_id=request.run,
-            input=payload(request.input, "input"),
-            request_id=request.request_id,
-            retry_policy=None if request.retry_policy is None else request.retry_policy.policy(),
-            timeouts=requests.workflow_timeouts(request.timeouts),
-            cron_schedule=request.cron_schedule,
-            memo=payload(request.memo, "memo", SMALL_PAYLOAD_BYTES_MAX),
-            search_attributes=request.search_attributes,
-            identity=request.identity or call.peer_name,
-            signal_name=request.signal,
-            signal_input=payload(request.signal_input, "signal_input"),
-            id_reuse=reuse,
-            id_conflict=conflict,
-        )
-    )
+    started = call.step(_start_command(call, request))
     return {"run_id": started.run_id, "workflow_id": started.workflow_id}
+
+
+def _start_command(call: Call, request: StartRequest, update: UpdateExecution | None = None) -> StartWorkflow:
+    reuse, conflict = requests.id_policies(request)
+    return StartWorkflow(
+        type=request.type,
+        task_queue=request.queue,
+        workflow_id=request.workflow,
+        run_id=request.run,
+        input=payload(request.input, "input"),
+        request_id=request.request_id,
+        retry_policy=None if request.retry_policy is None else request.retry_policy.policy(),
+        timeouts=requests.workflow_timeouts(request.timeouts),
+        cron_schedule=request.cron_schedule,
+        memo=payload(request.memo, "memo", SMALL_PAYLOAD_BYTES_MAX),
+        search_attributes=request.search_attributes,
+        headers=request.headers,
+        identity=request.identity or call.peer_name,
+        signal_name=request.signal,
+        signal_input=payload(request.signal_input, "signal_input"),
+        eager_subscription=request.eager_subscription,
+        update=update,
+        id_reuse=reuse,
+        id_conflict=conflict,
+    )
 
 
 def _start(call: Call, request: StartRequest) -> object:
@@ -153,13 +162,46 @@ def _list(call: Call, request: ListRequest) -> object:
 def _history_or_signal_with_start(call: Call, request: HistoryRequest) -> object:
     if request.signal:
         return start(call, request)
-    events, cursor = call.namespace.engine.views.history(
+    views = call.namespace.engine.views
+    if request.wait:
+        return _history_once_it_grew(call, request)
+    events, cursor = views.history(
         request.workflow,
         request.run,
         after=request.after_event_id,
         limit=requests.page_size(request.page_size),
         reverse=request.reverse,
     )
+    return _history_page(events, cursor)
+
+
+def _history_once_it_grew(call: Call, request: HistoryRequest) -> object:
+    if request.reverse:
+        raise Invalid("wait is for the events to come, and reverse for those before: leave one out")
+    run = _execution(call, request)
+    is_there = call.step(
+        AwaitEvents(
+            workflow_id=run.workflow_id,
+            run_id=run.run_id,
+            after=request.after_event_id,
+            waiter=call.waiter,
+            peer=call.peer,
+        )
+    )
+    if not is_there:
+        return DEFERRED
+    limit = requests.page_size(request.page_size)
+    return followed_history(call.namespace.engine.views, run.run_id, request.after_event_id, limit)
+
+
+def followed_history(views: Views, run_id: str, after: int, limit: int = PAGE_SIZE_MAX) -> object:
+    """A page for a reader that follows a run: which run it is, and whether more can come."""
+    execution = views.execution("", run_id)
+    page = _history_page(*views.history("", run_id, after=after, limit=limit))
+    return {"run_id": run_id, "is_open": execution.status.is_open, **page}
+
+
+def _history_page(events: list[Event], cursor: int) -> dict[str, object]:
     shown: list[msgspec.Raw] = []
     size = 0
     for item in events:
@@ -204,19 +246,30 @@ def _await(call: Call, request: AwaitRequest) -> object:
 
 
 def _update(call: Call, request: UpdateRequest) -> object:
-    call.step(
-        UpdateExecution(
-            workflow_id=request.workflow,
-            run_id=request.run,
-            name=request.update_name,
-            update_id=request.update_id,
-            args=payload(request.args, "args"),
-            waiter=call.waiter,
-            peer=call.peer,
-            wait=requests.choice("wait", request.wait, UpdateStage, UpdateStage.COMPLETED),
-        )
-    )
+    call.step(_update_command(call, request))
     return DEFERRED
+
+
+def _update_with_start(call: Call, request: UpdateWithStartRequest) -> object:
+    if not request.workflow:
+        raise Invalid("workflow_id required: without one there is nothing that could be open already")
+    request.id_conflict_policy = request.id_conflict_policy or IdConflict.USE_EXISTING
+    request.signal_name = request.signalName = ""
+    call.step(_start_command(call, request, _update_command(call, request)))
+    return DEFERRED
+
+
+def _update_command(call: Call, request: UpdateRequest | UpdateWithStartRequest) -> UpdateExecution:
+    return UpdateExecution(
+        workflow_id=request.workflow,
+        run_id=request.run,
+        name=request.update_name,
+        waiter=call.waiter,
+        peer=call.peer,
+        update_id=request.update_id,
+        args=payload(request.args, "args"),
+        wait=requests.choice("wait", request.wait, UpdateStage, UpdateStage.COMPLETED),
+    )
 
 
 def _explain(call: Call, request: ExecutionRequest) -> object:
@@ -243,4 +296,5 @@ CALLS: dict[int, Handler] = {
     Op.AWAIT_EXECUTION: Handler(AwaitRequest, _await),
     Op.EXPLAIN: Handler(ExecutionRequest, _explain),
     Op.UPDATE_WORKFLOW: Handler(UpdateRequest, _update),
+    Op.UPDATE_WITH_START: Handler(UpdateWithStartRequest, _update_with_start),
 }

@@ -30,6 +30,7 @@ def start_task(call: Call, task_type: str, body: msgspec.Raw | None, options: Ta
             retry_policy=None if options.retry_policy is None else options.retry_policy.policy(),
             timeouts=options.timeouts(),
             memo=payload(options.memo, "memo", SMALL_PAYLOAD_BYTES_MAX),
+            headers=options.headers,
             identity=options.identity or call.peer_name,
             id_reuse=reuse,
             id_conflict=conflict,

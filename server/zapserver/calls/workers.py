@@ -45,7 +45,10 @@ def _subscribe(kind: QueueKind, call: Call, request: SubscribeRequest) -> object
             identity=request.identity or call.peer_name,
             slots=request.slots,
             types=None if request.types is None else frozenset(request.types),
+            build_id=request.build_id,
             replays=request.replays,
+            per_second=request.per_second,
+            queue_per_second=request.queue_per_second,
         )
     )
     return {"subscription_id": subscribed.subscription_id}

@@ -40,6 +40,8 @@ def execution_record(info: ExecutionInfo) -> dict[str, Any]:
         "result": Payload(info.result),
         "memo": Payload(info.memo),
         "search_attributes": info.search_attributes,
+        "headers": info.headers or None,
+        "build_id": info.build_id or None,
         "error": None if error is None else f"{error.message} ({error.type})" if error.message else error.type,
     }
 

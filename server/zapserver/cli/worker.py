@@ -11,7 +11,11 @@ from zapserver.cli.modules import load_handlers
 from zapserver.cli.running import run
 from zapserver.logs import FORMATS, LEVELS, configure_logging
 from zaptasks import open_client, run_worker
+from zaptasks.options import PER_SECOND_MAX, PER_SECOND_MIN
+from zaptasks.sessions import PLACES_MAX
 from zaptasks.worker import MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
+
+RATE = click.FloatRange(PER_SECOND_MIN, PER_SECOND_MAX)
 
 
 @click.command(short_help="Run a worker for the handlers of a module.")
@@ -22,7 +26,21 @@ from zaptasks.worker import MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
 @click.option(
     "--threads", type=click.IntRange(1), default=MAX_THREADS, show_default=True, help="Of those, `def` handlers."
 )
+@click.option(
+    "--tasks-per-second", type=RATE, default=None, help="Activities and tasks a second that it gets; no bound if not."
+)
+@click.option(
+    "--queue-tasks-per-second", type=RATE, default=None, help="The same for all workers of the task queue together."
+)
+@click.option(
+    "--sessions",
+    type=click.IntRange(0, PLACES_MAX),
+    default=0,
+    show_default=True,
+    help="Sessions of workflows at once.",
+)
 @click.option("--identity", default="", help="Who it is to people who look at the server.")
+@click.option("--build-id", default="", help="Which build of the code this is, for histories and `explain`.")
 @click.option(
     "--shutdown-timeout",
     type=click.FloatRange(0),
@@ -40,7 +58,11 @@ def worker(
     task_queue: str,
     slots: int,
     threads: int,
+    tasks_per_second: float | None,
+    queue_tasks_per_second: float | None,
+    sessions: int,
     identity: str,
+    build_id: str,
     shutdown_timeout: float,
     log_format: str,
     log_level: str,
@@ -63,6 +85,10 @@ def worker(
                 workflows=handlers.workflows,
                 slots=slots,
                 max_threads=threads,
+                build_id=build_id,
+                tasks_per_second=tasks_per_second,
+                queue_tasks_per_second=queue_tasks_per_second,
+                sessions=sessions,
                 shutdown_timeout=shutdown_timeout,
             )
 

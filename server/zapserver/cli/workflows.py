@@ -213,6 +213,7 @@ async def explain(client: AsyncClient, output: Output, workflow_id: str, run_id:
             "until": item.until,
             "activity_id": item.activity_id,
             "identity": item.identity,
+            "build_id": item.build_id,
             "attempt": item.attempt,
         }
         for item in await client.get_handle(workflow_id, run_id).explain()

@@ -193,7 +193,7 @@ def workers_lost(s: State, lost: list[Activity], reason: str, now_ms: int) -> tu
     again: list[QueuedTask] = []
     for activity in lost:
         assert activity.lease is not None
-        text = f"the worker {activity.lease.identity!r} was lost during attempt {activity.attempt}: {reason}"
+        text = f"{activity.lease} was lost during attempt {activity.attempt}: {reason}"
         failure = encode_failure(Failure(message=text, code="WorkerLost"))
         if activity.cancel_reason is not None:
             outcomes.append(_close(s, Outcome(activity, Status.CANCELED, failure=_canceled(activity)), now_ms))
@@ -313,7 +313,7 @@ def _close(s: State, outcome: Outcome, now_ms: int) -> Outcome:
     activity = outcome.activity
     attributes: dict[str, object] = {"attempt": activity.attempt}
     if activity.lease is not None:
-        attributes["identity"] = activity.lease.identity
+        attributes.update(activity.lease.holder)
     if outcome.status is Status.COMPLETED:
         attributes["result"] = outcome.result
     else:

@@ -60,6 +60,7 @@ def start(s: State, parent: Execution, command: StartChildCommand, now_ms: int) 
         first_start_ms=now_ms,
         memo=command.memo,
         search_attributes=command.search_attributes,
+        headers=parent.headers,
         identity=parent.identity,
         retry_policy=None if command.retry_policy is None else command.retry_policy.normalized(),
         timeouts=command.timeouts,

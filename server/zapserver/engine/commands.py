@@ -20,6 +20,8 @@ from zapserver.engine.retry import RetryPolicy
 
 Payload: TypeAlias = msgspec.Raw
 PeerKey: TypeAlias = int
+Headers: TypeAlias = dict[str, str]
+"""Small texts that a starter gives along: whatever belongs to the execution sees them."""
 Waiter: TypeAlias = Hashable
 """Whatever the shell needs to find the call again that waits for an answer."""
 
@@ -175,6 +177,7 @@ class Action(_Struct, frozen=True):
     """Of a one-shot task."""
     search_attributes: dict[str, Any] | None = None
     """Of a workflow."""
+    headers: Headers | None = None
 
 
 class ScheduleSpec(_Struct, frozen=True):
@@ -206,6 +209,7 @@ class StartTask(Command[Started], frozen=True):
     retry_policy: RetryPolicy | None = None
     timeouts: ActivityTimeouts | None = None
     memo: Payload | None = None
+    headers: Headers | None = None
     identity: str = ""
     id_reuse: IdReuse = IdReuse.ALLOW
     id_conflict: IdConflict = IdConflict.FAIL
@@ -223,10 +227,15 @@ class StartWorkflow(Command[Started], frozen=True):
     cron_schedule: str = ""
     memo: Payload | None = None
     search_attributes: dict[str, Any] | None = None
+    headers: Headers | None = None
     identity: str = ""
     signal_name: str = ""
-    """Given: signal-with-start. A running execution of this id is signaled instead of started."""
+    """Given: signal-with-start. An open execution of this id is signaled instead, unless it is to be terminated."""
     signal_input: Payload | None = None
+    eager_subscription: str = ""
+    """Of the starter's own worker: the first workflow task goes to it if it serves the queue and has a slot free."""
+    update: UpdateExecution | None = None
+    """Given: update-with-start. The run that the start finds or makes is asked for it, in the same step."""
     id_reuse: IdReuse = IdReuse.ALLOW
     id_conflict: IdConflict = IdConflict.FAIL
 
@@ -277,8 +286,8 @@ class QueryExecution(Command[Payload | None], frozen=True):
 class UpdateExecution(Command[None], frozen=True):
     """Ask a workflow to change: it accepts or rejects, and perhaps answers later.
 
-    An `UpdateAnswered` or `Answered` effect follows for `waiter`, at once for what is decided already.
-    A second update with the id of an earlier one is taken for the same and gets the same answer.
+    An `UpdateAnswered`, `UpdateRejected` or `Answered` effect follows for `waiter`, at once for what is decided
+    already. A second update with the id of an earlier one is taken for the same and gets the same answer.
     """
 
     workflow_id: str
@@ -306,6 +315,19 @@ class AwaitExecution(Command[bool], frozen=True):
     """Go on to the next run of a chain (retry, cron, continue-as-new) instead of answering with this one's end."""
 
 
+class AwaitEvents(Command[bool], frozen=True):
+    """A `HistoryGrew` effect follows for `waiter` once there is an event past `after`.
+
+    The answer is True, and nothing follows, when there is one already, or when the run is closed.
+    """
+
+    workflow_id: str
+    waiter: Waiter
+    peer: PeerKey
+    run_id: str = ""
+    after: int = 0
+
+
 class AbandonWait(Command[None], frozen=True):
     waiter: Waiter
     peer: PeerKey
@@ -331,9 +353,17 @@ class Subscribe(Command[Subscribed], frozen=True):
     """At most so many unfinished deliveries; None for a peer that does not say."""
     types: frozenset[str] | None = None
     """Deliver only these types; None for all."""
+    build_id: str = ""
+    """Which build of its code the worker runs, for people: nothing is routed by it."""
     replays: bool = False
     """A workflow worker that gets the history and answers with commands; else one of the Go kind, which holds its task
     for as long as the run lasts."""
+    per_second: float = 0.0
+    """So many activities and tasks a second to all subscriptions of this peer that state a rate, of which the latest
+    counts; 0 for no bound."""
+    queue_per_second: float = 0.0
+    """So many a second to all workers of the task queue; of several the smallest counts, while its subscription is
+    there."""
 
 
 class Unsubscribe(Command[bool], frozen=True):

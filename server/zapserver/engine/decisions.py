@@ -106,8 +106,8 @@ def _record_answer(s: State, task: WorkflowTask, lease: Lease, now_ms: int) -> N
         EventType.WORKFLOW_TASK_COMPLETED,
         now_ms,
         seenEventId=task.last_event_id,
-        identity=lease.identity,
         attempt=task.attempt,
+        **lease.holder,
     )
 
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from zapserver.engine.commands import Payload, PeerKey, Status, UpdateStage, Waiter
+from zapserver.engine.commands import Headers, Payload, PeerKey, Status, UpdateStage, Waiter
 from zapserver.engine.errors import EngineError
 from zapserver.engine.records import Event
 
@@ -40,12 +40,16 @@ class DeliverWorkflowTask(_Effect, frozen=True):
     workflow_type: str
     input: Payload | None
     attempt: int
+    headers: Headers | None = None
+    """To a worker of the Go kind; a replaying one reads them in the history."""
     replays: bool = False
     history: tuple[Event, ...] = ()
     previous_event_id: int = 0
     last_event_id: int = 0
     next_event_id: int = 0
     """Zero: the history is all here."""
+    task_timeout_ms: int = 0
+    """How long a replaying worker has for it."""
     updates: tuple[UpdateRequest, ...] = ()
 
 
@@ -64,6 +68,7 @@ class DeliverActivityTask(_Effect, frozen=True):
     maximum_attempts: int
     is_task: bool
     heartbeat_details: Payload | None
+    headers: Headers | None
 
 
 class DeliverActivityResult(_Effect, frozen=True):
@@ -123,10 +128,21 @@ class Closed(_Effect, frozen=True):
     """The run that follows it in a chain of retries, cron runs and continue-as-new."""
 
 
+class HistoryGrew(_Effect, frozen=True):
+    """For a call that waited for an event past `after`: there is one."""
+
+    waiter: Waiter
+    workflow_id: str
+    run_id: str
+    after: int
+
+
 class UpdateAnswered(_Effect, frozen=True):
     """For a call that asked for an update: how far it is, and with `completed` its outcome."""
 
     waiter: Waiter
+    workflow_id: str
+    run_id: str
     update_id: str
     stage: UpdateStage
     result: Payload | None = None
@@ -157,4 +173,4 @@ Delivery: TypeAlias = (
     | DeliverActivityCancel
     | DeliverQuery
 )
-Effect: TypeAlias = Delivery | PeerFull | Closed | Answered | UpdateAnswered | UpdateRejected
+Effect: TypeAlias = Delivery | PeerFull | Closed | Answered | HistoryGrew | UpdateAnswered | UpdateRejected

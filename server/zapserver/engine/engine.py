@@ -29,6 +29,7 @@ from zapserver.engine import (
     schedules,
     updates,
     wakeups,
+    watching,
     workflow_tasks,
     workflow_timers,
 )
@@ -36,8 +37,15 @@ from zapserver.engine import commands as c
 from zapserver.engine.effects import Effect
 from zapserver.engine.errors import Invalid, LimitReached, NotFound
 from zapserver.engine.limits import Limits
-from zapserver.engine.matching import put_back, resume, serve
-from zapserver.engine.rate import ActionRate
+from zapserver.engine.matching import (
+    put_back,
+    rate_recovered,
+    resume,
+    review_queue_rate,
+    serve,
+    state_rates,
+)
+from zapserver.engine.rate import PER_SECOND_MAX, PER_SECOND_MIN, DeliveryRate, TokenBucket
 from zapserver.engine.records import (
     Activity,
     Execution,
@@ -80,7 +88,8 @@ class Engine:
     ) -> None:
         limits = limits or Limits()
         self._state = State(new_id=new_id, random=random, limits=limits, reader=reader)
-        self._rate = ActionRate(limits.actions_per_second) if limits.actions_per_second else None
+        actions = limits.actions_per_second
+        self._rate = TokenBucket(actions, burst=actions) if actions else None
         self._now_ms = 0
         self.views = Views(self._state)
 
@@ -158,6 +167,8 @@ class Engine:
                     schedules.fire(s, target, now_ms)
                 case PendingQuery():
                     queries.expire(s, target)
+                case DeliveryRate():
+                    rate_recovered(s, target, now_ms)
                 case PendingResult():
                     workflow_tasks.deliver_recorded_result(s, target)
                 case _:
@@ -175,11 +186,11 @@ class Engine:
                 schedule_runs.run_closed(s, schedule, execution, now_ms)
 
 
-def _check_rate(rate: ActionRate, now_ms: int) -> None:
+def _check_rate(rate: TokenBucket, now_ms: int) -> None:
     wait_ms = rate.wait_ms(now_ms)
     if wait_ms:
         raise LimitReached(
-            f"this namespace takes {rate.per_second} actions a second: try again in {wait_ms} ms",
+            f"this namespace takes {rate.per_second:g} actions a second: try again in {wait_ms} ms",
             limit="actions-per-second",
             retry_after_ms=wait_ms,
         )
@@ -226,8 +237,13 @@ def _await(s: State, command: c.AwaitExecution, now_ms: int) -> bool:
 
 def _update(s: State, command: c.UpdateExecution, now_ms: int) -> None:
     execution = s.execution(command.workflow_id, command.run_id)
+    updates.check(s, command)
     updates.ask(s, execution, command, now_ms)
     wakeups.wake(s, execution, now_ms)
+
+
+def _await_events(s: State, command: c.AwaitEvents, now_ms: int) -> bool:
+    return watching.wait(s, s.execution(command.workflow_id, command.run_id), command)
 
 
 def _abandon(s: State, command: c.AbandonWait, now_ms: int) -> None:
@@ -240,6 +256,10 @@ def _abandon(s: State, command: c.AbandonWait, now_ms: int) -> None:
     update = None if peer is None else peer.updating.pop(command.waiter, None)
     if update is not None:
         updates.forget_waiter(s, update, command.waiter)
+        return
+    watched = None if peer is None else peer.watching.pop(command.waiter, None)
+    if watched is not None:
+        del watched.watchers[command.waiter]
         return
     for query in list(s.queries.values()):
         if query.waiter == command.waiter:
@@ -282,7 +302,11 @@ def _subscribe(s: State, command: c.Subscribe, now_ms: int) -> c.Subscribed:
     check_name("task queue", command.task_queue, s.limits)
     if command.replays and command.kind is not c.QueueKind.WORKFLOW:
         raise Invalid("replays is for workflow tasks; an activity worker has nothing to replay")
+    if command.build_id:
+        check_name("build id", command.build_id, s.limits)
     slots = _slots(s, s.limits.slots_max if command.slots is None else command.slots)
+    per_second = _per_second(command, "per_second", command.per_second)
+    queue_per_second = _per_second(command, "queue_per_second", command.queue_per_second)
     types = 0 if command.types is None else len(command.types)
     if types > s.limits.types_per_subscription_max:
         raise LimitReached(
@@ -302,11 +326,14 @@ def _subscribe(s: State, command: c.Subscribe, now_ms: int) -> c.Subscribed:
         identity=command.identity,
         slots=slots,
         types=command.types,
+        build_id=command.build_id,
         is_full=peer is not None and peer.is_full,
         replays=command.replays,
+        queue_per_second=queue_per_second,
     )
     s.peer(command.peer).subscriptions[subscription.subscription_id] = subscription
     s.queue(subscription.queue).add(subscription)
+    state_rates(s, subscription, per_second, now_ms)
     serve(s, subscription, now_ms)
     return c.Subscribed(subscription_id=subscription.subscription_id)
 
@@ -318,6 +345,7 @@ def _unsubscribe(s: State, command: c.Unsubscribe, now_ms: int) -> bool:
     if subscription is None:
         return False
     s.queue(subscription.queue).remove(subscription)
+    review_queue_rate(s, subscription.queue, now_ms)
     s.drop_queue_if_unused(subscription.queue)
     return True
 
@@ -337,6 +365,14 @@ def _slots(s: State, slots: int) -> int:
     return slots
 
 
+def _per_second(command: c.Subscribe, what: str, per_second: float) -> float:
+    if per_second and command.kind is not c.QueueKind.ACTIVITY:
+        raise Invalid(f"{what} is for activities and tasks; workflow tasks have no rate")
+    if per_second and not PER_SECOND_MIN <= per_second <= PER_SECOND_MAX:
+        raise Invalid(f"{what} is {per_second:g}; it must be {PER_SECOND_MIN:g} to {PER_SECOND_MAX:g}, or 0 for none")
+    return per_second
+
+
 def _resume_peer(s: State, command: c.ResumePeer, now_ms: int) -> None:
     peer = s.peers.get(command.peer)
     if peer is not None:
@@ -352,6 +388,8 @@ def _peer_lost(s: State, command: c.PeerLost, now_ms: int) -> None:
         execution.followers.pop(waiter, None)
     for waiter, update in peer.updating.items():
         updates.forget_waiter(s, update, waiter)
+    for waiter, execution in peer.watching.items():
+        del execution.watchers[waiter]
     for query in list(peer.queries.values()):
         queries.worker_lost(s, query)
     for subscription in peer.subscriptions.values():
@@ -367,7 +405,10 @@ def _peer_lost(s: State, command: c.PeerLost, now_ms: int) -> None:
     for outcome in outcomes:
         executions.apply(s, outcome, now_ms)
     put_back(s, [*again, *returned_activities], now_ms)
+    if peer.rate is not None:
+        s.timers.remove(peer.rate)
     for subscription in peer.subscriptions.values():
+        review_queue_rate(s, subscription.queue, now_ms)
         s.drop_queue_if_unused(subscription.queue)
 
 
@@ -413,6 +454,7 @@ _HANDLERS: dict[type[c.Command[Any]], Callable[[State, Any, int], Any]] = {
     c.QueryExecution: _query,
     c.UpdateExecution: _update,
     c.AwaitExecution: _await,
+    c.AwaitEvents: _await_events,
     c.AbandonWait: _abandon,
     c.RequeueDeadLetter: _requeue_dead_letter,
     c.Subscribe: _subscribe,

@@ -28,6 +28,7 @@ from zapserver.engine.commands import (
     StartTask,
     StartWorkflow,
     Status,
+    UpdateExecution,
     Waiter,
     WorkflowCommand,
     WorkflowCommandKind,
@@ -47,6 +48,7 @@ from zapserver.engine.retry import INTERVAL_MS_MAX, TASK_RETRY
 from zapserver.engine.specs import next_due_ms, read_spec
 from zapserver.engine.state import State
 from zapserver.engine.validation import (
+    check_headers,
     check_name,
     check_request_id,
     check_search_attributes,
@@ -78,6 +80,7 @@ def start_task(s: State, command: StartTask, now_ms: int, *, schedule_id: str = 
     check_name("task type", command.type, s.limits)
     check_name("task queue", command.task_queue, s.limits)
     check_request_id(command.request_id, s.limits)
+    check_headers(command.headers, s.limits)
     if command.timeouts is not None:
         check_timeouts(command.timeouts)
     request = registry.request_key("task", command.type, schedule_id, command.request_id)
@@ -99,6 +102,7 @@ def start_task(s: State, command: StartTask, now_ms: int, *, schedule_id: str = 
         start_ms=now_ms,
         first_start_ms=now_ms,
         memo=command.memo,
+        headers=command.headers or None,
         identity=command.identity,
         retry_policy=TASK_RETRY if command.retry_policy is None else command.retry_policy.normalized(),
         activity_timeouts=command.timeouts or TASK_TIMEOUTS,
@@ -118,16 +122,22 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
     check_request_id(command.request_id, s.limits)
     check_timeouts(command.timeouts)
     check_search_attributes(command.search_attributes)
+    check_headers(command.headers, s.limits)
     if command.signal_name:
         check_name("signal name", command.signal_name, s.limits)
+    if command.update is not None:
+        updates.check(s, command.update)
     task_due_ms = first_due_ms(command.cron_schedule, now_ms)
     if command.workflow_id:
         request = registry.request_key("workflow", command.workflow_id, schedule_id, command.request_id)
     else:
         request = registry.request_key("workflow type", command.type, schedule_id, command.request_id)
     if (known := registry.seen(s, request)) is not None:
+        if command.update is not None:
+            _update(s, s.execution(known.workflow_id, known.run_id), command.update, now_ms)
         return known
-    if command.signal_name and (latest := s.open_ids.get(command.workflow_id)) is not None:
+    latest = s.open_ids.get(command.workflow_id) if command.signal_name else None
+    if latest is not None and command.id_conflict is not IdConflict.TERMINATE_EXISTING:
         signal(s, latest, command.signal_name, command.signal_input, command.identity, now_ms)
         return _join(s, latest, request)
     run_id = command.run_id or s.new_id()
@@ -137,6 +147,8 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
         workflow_id = f"{command.type.lower()}-{run_id}"
     present = registry.claim(s, workflow_id, command.id_reuse, command.id_conflict)
     if present is not None and command.id_conflict is IdConflict.USE_EXISTING:
+        if command.update is not None:
+            _update(s, present, command.update, now_ms)
         return _join(s, present, request)
     registry.check_backlog(s, (QueueKind.WORKFLOW, command.task_queue))
     execution = Execution(
@@ -150,6 +162,7 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
         first_start_ms=now_ms,
         memo=command.memo,
         search_attributes=command.search_attributes,
+        headers=command.headers or None,
         identity=command.identity,
         retry_policy=None if command.retry_policy is None else command.retry_policy.normalized(),
         timeouts=command.timeouts,
@@ -161,8 +174,16 @@ def start_workflow(s: State, command: StartWorkflow, now_ms: int, *, schedule_id
     admit(s, execution, now_ms, request)
     if command.signal_name:
         record_signal(s, execution, command.signal_name, command.signal_input, command.identity, now_ms)
-    set_off(s, execution, now_ms)
+    if command.update is not None:
+        updates.ask(s, execution, command.update, now_ms)
+    set_off(s, execution, now_ms, starter=command.eager_subscription)
     return Started(workflow_id=workflow_id, run_id=run_id)
+
+
+def _update(s: State, execution: Execution, update: UpdateExecution, now_ms: int) -> None:
+    """An update whose start found what it wants."""
+    updates.ask(s, execution, update, now_ms)
+    wakeups.wake(s, execution, now_ms)
 
 
 def _join(s: State, present: Execution, request: RequestKey | None) -> Started:
@@ -200,6 +221,8 @@ def admit(
         "taskQueue": execution.task_queue,
         "input": execution.input,
     }
+    if execution.headers:
+        attributes["headers"] = execution.headers
     if execution.identity:
         attributes["identity"] = execution.identity
     if execution.schedule_id:
@@ -356,6 +379,7 @@ def next_run(source: Execution, run_id: str, now_ms: int) -> Execution:
         first_start_ms=now_ms,
         memo=source.memo,
         search_attributes=source.search_attributes,
+        headers=source.headers,
         retry_policy=source.retry_policy,
         timeouts=source.timeouts,
         activity_timeouts=source.activity_timeouts,
@@ -366,12 +390,12 @@ def next_run(source: Execution, run_id: str, now_ms: int) -> Execution:
     )
 
 
-def set_off(s: State, execution: Execution, now_ms: int) -> None:
-    """Send the first work of a run out: now, or when it is due."""
+def set_off(s: State, execution: Execution, now_ms: int, *, starter: str = "") -> None:
+    """Send the first work of a run out: now, or when it is due. A workflow may go to the subscription `starter`."""
     if execution.is_task:
         _schedule_the_task(s, execution, now_ms)
     elif execution.task_due_ms is None:
-        wakeups.begin(s, execution, now_ms)
+        wakeups.begin(s, execution, now_ms, starter=starter)
     s.timers.update(execution)
 
 
@@ -646,16 +670,7 @@ def wait_for_close(s: State, execution: Execution, waiter: Waiter, peer_key: Pee
     if not execution.status.is_open:
         s.effects.append(closed_effect(execution, waiter))
         return True
-    peer = s.peers.get(peer_key)
-    if peer is not None and waiter in peer.waiting:
-        raise Conflict(f"{waiter!r} waits for {peer.waiting[waiter].workflow_id!r} already; a call waits for one thing")
-    if peer is not None and len(peer.waiting) + len(peer.updating) >= s.limits.waits_per_peer_max:
-        raise LimitReached(
-            f"this connection waits for {len(peer.waiting)} executions already, as many as it may",
-            limit="waits-per-peer",
-        )
-    if peer is not None and waiter in peer.updating:
-        raise Conflict(f"{waiter!r} waits for an update already; a call waits for one thing")
+    registry.check_wait(s, peer_key, waiter)
     execution.waiters[waiter] = peer_key
     if follow:
         execution.followers[waiter] = None

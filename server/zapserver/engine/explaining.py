@@ -20,6 +20,7 @@ class Waiting(msgspec.Struct, frozen=True, omit_defaults=True):
     until_ms: int | None = None
     activity_id: str = ""
     identity: str = ""
+    build_id: str = ""
     attempt: int = 0
 
 
@@ -85,10 +86,10 @@ def workflow_task(s: State, execution: Execution) -> list[Waiting]:
 def _out(execution: Execution, task: WorkflowTask) -> Waiting:
     lease = task.lease
     assert lease is not None
-    reason = f"the worker {lease.identity!r} runs the workflow"
+    reason = f"{lease} runs the workflow"
     until_ms = execution.times_out_ms()
     if lease.replays:
-        reason = f"the worker {lease.identity!r} has its workflow task"
+        reason = f"{lease} has its workflow task"
         until_ms = execution.task_due_by_ms()
     if execution.status is Status.CANCELING:
         reason += " and was asked to end it"
@@ -99,6 +100,7 @@ def _out(execution: Execution, task: WorkflowTask) -> Waiting:
         since_ms=lease.started_ms,
         until_ms=until_ms,
         identity=lease.identity,
+        build_id=lease.build_id,
         attempt=task.attempt,
     )
 

@@ -16,6 +16,9 @@ PAYLOAD_BYTES_MAX = 4 * 1024 * 1024
 SMALL_PAYLOAD_BYTES_MAX = 256 * 1024
 """The longest heartbeat detail or memo: they travel beside a payload."""
 
+HEADER_BYTES_MAX = 4 * 1024
+"""The longest headers of an execution, all of them together, as JSON."""
+
 LimitName: TypeAlias = str
 
 
@@ -59,6 +62,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
             most=SMALL_PAYLOAD_BYTES_MAX,
         ),
     ] = SMALL_PAYLOAD_BYTES_MAX
+
+    header_bytes_max: Annotated[
+        int,
+        limit(
+            "bytes of JSON",
+            "All headers of an execution: they stand in its record and travel with each of its tasks; it can only be"
+            " set lower.",
+            most=HEADER_BYTES_MAX,
+        ),
+    ] = HEADER_BYTES_MAX
 
     actions_per_second: Annotated[
         int,

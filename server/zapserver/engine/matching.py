@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from zapserver.engine import histories, updates
+from zapserver.engine.commands import QueueKind
 from zapserver.engine.effects import DeliverActivityTask, DeliverWorkflowTask, PeerFull
-from zapserver.engine.records import Activity, ActivityState, EventType, Peer, QueuedTask, Subscription, WorkflowTask
+from zapserver.engine.queues import TaskQueue
+from zapserver.engine.rate import DeliveryRate, PeerRate, QueueRate
+from zapserver.engine.records import (
+    Activity,
+    ActivityState,
+    EventType,
+    Execution,
+    Peer,
+    QueuedTask,
+    Subscription,
+    WorkflowTask,
+)
 from zapserver.engine.state import State
 
 DELIVERY_BYTES = 500
@@ -71,23 +85,108 @@ def resume(s: State, peer: Peer, now_ms: int) -> None:
     peer.burst_bytes, peer.is_full = 0, False
     for subscription in peer.subscriptions.values():
         subscription.is_full = False
+    _serve_in_turn(s, peer, now_ms)
+
+
+def _serve_in_turn(s: State, peer: Peer, now_ms: int) -> None:
+    """Serve the subscriptions of a peer until it has got as much as it may."""
     for key in list(peer.subscriptions):
         # Who is served now comes last when it goes on, so that one backlog does not keep the others waiting.
         subscription = peer.subscriptions[key] = peer.subscriptions.pop(key)
         serve(s, subscription, now_ms)
-        if peer.is_full:
+        if peer.is_full or (subscription.rate is not None and subscription.rate.is_spent):
             break
+
+
+# --- rates of deliveries ---------------------------------------------------------------------------
+
+
+def state_rates(s: State, subscription: Subscription, per_second: float, now_ms: int) -> None:
+    """Take note of the rates that a new subscription states, before it is served."""
+    if per_second:
+        peer = s.peer(subscription.peer)
+        rate = subscription.rate = peer.rate = peer.rate or PeerRate(per_second, peer=subscription.peer)
+        if rate.per_second != per_second and _is_freed(s, rate, per_second, now_ms):
+            _serve_in_turn(s, peer, now_ms)
+    if subscription.queue_per_second:
+        review_queue_rate(s, subscription.queue, now_ms)
+
+
+def review_queue_rate(s: State, key: tuple[QueueKind, str], now_ms: int) -> None:
+    """A subscription came or went: the smallest rate that is stated counts."""
+    queue = s.queues.get(key)
+    if queue is None or (queue.rate is None and not queue.rates):
+        return
+    per_second = min(queue.rates.values(), default=0.0)
+    if queue.rate is None:
+        queue.rate = QueueRate(per_second, queue=key)
+    elif not per_second:
+        s.timers.remove(queue.rate)
+        queue.rate = None
+        _serve_queue(s, queue, now_ms)
+    elif queue.rate.per_second != per_second and _is_freed(s, queue.rate, per_second, now_ms):
+        _serve_queue(s, queue, now_ms)
+
+
+def _is_freed(s: State, rate: DeliveryRate, per_second: float, now_ms: int) -> bool:
+    """Change a rate: whether what waits for it need not wait any more."""
+    was_spent = rate.is_spent
+    rate.change(per_second, now_ms)
+    _rate_changed(s, rate)
+    return was_spent and not rate.is_spent
+
+
+def rate_recovered(s: State, rate: DeliveryRate, now_ms: int) -> None:
+    """The next delivery under a rate that was spent may go out."""
+    rate.open()
+    match rate:
+        case PeerRate():
+            _serve_in_turn(s, s.peers[rate.peer], now_ms)
+        case QueueRate():
+            _serve_queue(s, s.queues[rate.queue], now_ms)
+
+
+def _serve_queue(s: State, queue: TaskQueue, now_ms: int) -> None:
+    while (pair := queue.next_pair()) is not None:
+        task, subscription = pair
+        _deliver(s, task, subscription, now_ms)
+
+
+def _spend(s: State, subscription: Subscription, now_ms: int) -> None:
+    """A delivery goes out under the rates of its worker and its queue."""
+    for rate in (subscription.rate, s.queues[subscription.queue].rate):
+        if rate is not None:
+            rate.take(now_ms)
+            if rate.is_spent:
+                _rate_changed(s, rate)
+
+
+def _rate_changed(s: State, rate: DeliveryRate) -> None:
+    s.timers.update(rate)
+    if isinstance(rate, PeerRate):
+        for subscription in s.peers[rate.peer].subscriptions.values():
+            if subscription.rate is rate:
+                s.queues[subscription.queue].credit(subscription)
 
 
 def _deliver(s: State, task: QueuedTask, subscription: Subscription, now_ms: int) -> None:
     task.attempt += 1
+    execution = task.execution
+    if not isinstance(task, Activity) or execution.is_task:
+        execution.build_id = subscription.build_id
     if isinstance(task, Activity):
         _deliver_activity(s, task, subscription, now_ms)
-        _count(s, subscription, len(task.input or b"") + len(task.heartbeat_details or b""))
+        _spend(s, subscription, now_ms)
+        payload_bytes = len(task.input or b"") + len(task.heartbeat_details or b"")
+        _count(s, subscription, payload_bytes + _header_bytes(execution))
     else:
         assert isinstance(task, WorkflowTask)
         deliver = _deliver_to_replaying_worker if subscription.replays else _deliver_to_holder
         _count(s, subscription, deliver(s, task, subscription, now_ms))
+
+
+def _header_bytes(execution: Execution) -> int:
+    return len(msgspec.json.encode(execution.headers)) if execution.headers else 0
 
 
 def _count(s: State, subscription: Subscription, payload_bytes: int) -> None:
@@ -116,7 +215,7 @@ def _deliver_activity(s: State, activity: Activity, subscription: Subscription, 
         now_ms,
         activityId=activity.activity_id,
         attempt=activity.attempt,
-        identity=lease.identity,
+        **lease.holder,
     )
     s.effects.append(
         DeliverActivityTask(
@@ -134,6 +233,7 @@ def _deliver_activity(s: State, activity: Activity, subscription: Subscription, 
             maximum_attempts=activity.retry_policy.maximum_attempts,
             is_task=execution.is_task,
             heartbeat_details=activity.heartbeat_details,
+            headers=execution.headers,
         )
     )
 
@@ -161,9 +261,10 @@ def _deliver_to_holder(s: State, task: WorkflowTask, subscription: Subscription,
             workflow_type=execution.type,
             input=execution.input,
             attempt=task.attempt,
+            headers=execution.headers,
         )
     )
-    return len(execution.input or b"")
+    return len(execution.input or b"") + _header_bytes(execution)
 
 
 def _deliver_to_replaying_worker(s: State, task: WorkflowTask, subscription: Subscription, now_ms: int) -> int:
@@ -195,6 +296,7 @@ def _deliver_to_replaying_worker(s: State, task: WorkflowTask, subscription: Sub
             previous_event_id=previous_event_id,
             last_event_id=task.last_event_id,
             next_event_id=told_event_id + 1 if told_event_id < task.last_event_id else 0,
+            task_timeout_ms=execution.task_timeout_ms,
             updates=requests,
         )
     )

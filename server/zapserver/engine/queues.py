@@ -1,17 +1,20 @@
 """Task queues: who waits for work, what work waits, and which goes to whom.
 
 A queue never has both an idle subscription and a task that it would take: whoever comes second
-is matched at once. Nothing polls, and no operation walks over all subscriptions, tasks or types: a
-process that adds a hundred schedules subscribes a hundred times, and a namespace has many of them.
+is matched at once, but for a rate that is spent: then both wait until `next_pair` is asked. Nothing
+polls, and no other operation walks over all subscriptions, tasks or types: a process that adds a
+hundred schedules subscribes a hundred times, and a namespace has many of them.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
 from typing import TypeAlias, TypeVar
 
+from zapserver.engine.rate import DeliveryRate, QueueRate
 from zapserver.engine.records import QueuedTask, Subscription, WorkerKind
 
 SubscriptionKey: TypeAlias = tuple[str | None, WorkerKind]
@@ -69,7 +72,7 @@ class _Line:
 class TaskQueue:
     """One queue of one kind. Tasks leave in the order of `QueuedTask.order`, subscriptions take turns."""
 
-    __slots__ = ("_idle", "_lines", "_serving", "_turns", "_whole", "subscriptions")
+    __slots__ = ("_idle", "_lines", "_serving", "_turns", "_whole", "rate", "rates", "subscriptions")
 
     def __init__(self) -> None:
         self.subscriptions: dict[str, Subscription] = {}
@@ -82,6 +85,10 @@ class TaskQueue:
         self._idle: dict[SubscriptionKey, OrderedDict[str, Subscription]] = {}
         """Those of them with a slot free. A delivery moves its receiver to the end of that type's row."""
         self._turns = 0
+        self.rates: dict[str, float] = {}
+        """What subscriptions state of the queue's rate, by subscription."""
+        self.rate: QueueRate | None = None
+        """The smallest of them."""
 
     def __len__(self) -> int:
         """How many tasks wait."""
@@ -93,6 +100,11 @@ class TaskQueue:
     @property
     def is_unused(self) -> bool:
         return not self.subscriptions and not self._whole
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether nothing goes out now, whoever is idle."""
+        return self.rate is not None and self.rate.is_spent
 
     # --- work ------------------------------------------------------------------------------------
 
@@ -120,7 +132,7 @@ class TaskQueue:
     def _take_turn(self, task: QueuedTask) -> Subscription | None:
         """Take a slot of the idle subscription that the task prefers, or else of the one among those that serve it
         whose last turn was the longest ago."""
-        if not self._idle:
+        if not self._idle or self.is_spent:
             return None
         chosen = self._preferred(task)
         if chosen is None:
@@ -140,6 +152,23 @@ class TaskQueue:
                 self._idle[type_named, chosen.kind].move_to_end(chosen.subscription_id)
         return chosen
 
+    def next_pair(self) -> tuple[QueuedTask, Subscription] | None:
+        """Take the first waiting task that an idle subscription serves, and its slot. For a rate that was spent: only
+        then do both wait. What nobody serves at the head of the line costs a look at each type that waits."""
+        if not self._idle or self.is_spent:
+            return None
+        for task in self._heads():
+            subscription = self._take_turn(task)
+            if subscription is not None:
+                self.withdraw(task)
+                return task, subscription
+        return None
+
+    def _heads(self) -> Iterator[QueuedTask]:
+        """The first task in line, and then the first of each type, in order."""
+        yield from (line.first() for line in list(self._whole.values()))
+        yield from sorted((line.first() for line in self._lines.values()), key=lambda task: task.order)
+
     def _preferred(self, task: QueuedTask) -> Subscription | None:
         name = task.preferred_subscription
         found = self.subscriptions.get(name) if name else None
@@ -150,10 +179,13 @@ class TaskQueue:
     def add(self, subscription: Subscription) -> None:
         """It does not count as idle before `credit`: what waits already comes first, by `next_for`."""
         self.subscriptions[subscription.subscription_id] = subscription
+        if subscription.queue_per_second:
+            self.rates[subscription.subscription_id] = subscription.queue_per_second
         _enter(self._serving, subscription)
 
     def remove(self, subscription: Subscription) -> None:
         del self.subscriptions[subscription.subscription_id]
+        self.rates.pop(subscription.subscription_id, None)
         _leave(self._serving, subscription)
         self.credit(subscription)
 
@@ -168,7 +200,7 @@ class TaskQueue:
 
     def next_for(self, subscription: Subscription) -> QueuedTask | None:
         """Take the first waiting task that `subscription` serves and has a slot for. Call `credit` when done."""
-        if not subscription.has_room or not self._whole:
+        if not subscription.has_room or not self._whole or self.is_spent:
             return None
         task = self._first_for(subscription)
         if task is not None:
@@ -222,12 +254,23 @@ class TaskQueue:
             )
         if willing and all(subscription.is_full for subscription in willing):
             return f"the {len(willing)} worker(s) on task queue {name!r} that serve it have yet to read earlier tasks"
+        if willing and self.rate is not None and self.rate.is_spent:
+            return f"the rate limit of task queue {name!r} holds it back: {_until(self.rate)}"
+        for subscription in willing:
+            rate = subscription.rate
+            if rate is not None and rate.is_spent and subscription.held < subscription.slots:
+                return f"the rate limit of worker {subscription.identity!r} holds it back: {_until(rate)}"
         if willing:
             slots = sum(subscription.slots for subscription in willing)
             return f"all {slots} slot(s) of the {len(willing)} worker(s) on task queue {name!r} that serve it are taken"
         if any(key in self._serving for key in _keys_for(task.type, None)):
             return f"every worker on task queue {name!r} that could serve {task.type!r} said that it does not know it"
         return f"none of the {len(self.subscriptions)} worker(s) on task queue {name!r} serves {task.type!r}"
+
+
+def _until(rate: DeliveryRate) -> str:
+    moment = datetime.fromtimestamp((rate.next_ms or 0) / 1000, UTC).isoformat(timespec="milliseconds")
+    return f"{rate.per_second:g} a second, and the next one may go out at {moment}"
 
 
 _NOBODY: OrderedDict[str, Subscription] = OrderedDict()

@@ -15,6 +15,7 @@ import msgspec
 from zapserver.engine.commands import (
     Action,
     ActivityTimeouts,
+    Headers,
     Overlap,
     ParentClosePolicy,
     Payload,
@@ -26,6 +27,7 @@ from zapserver.engine.commands import (
     Waiter,
     WorkflowTimeouts,
 )
+from zapserver.engine.rate import PeerRate
 from zapserver.engine.retry import RetryPolicy
 
 WORKFLOW_TASK_MS = 10_000
@@ -145,6 +147,16 @@ class Lease:
     replays: bool = False
     has_updates: bool = False
     """Of a workflow task: updates went out with it."""
+    build_id: str = ""
+
+    @property
+    def holder(self) -> dict[str, str]:
+        """Who holds it, as the attributes of an event say it."""
+        return {"identity": self.identity, "buildId": self.build_id} if self.build_id else {"identity": self.identity}
+
+    def __str__(self) -> str:
+        """Who holds it, for people."""
+        return f"the worker {self.identity!r}" + (f" of build {self.build_id!r}" if self.build_id else "")
 
 
 @dataclass(slots=True, eq=False)
@@ -244,6 +256,8 @@ class WorkflowTask(QueuedTask):
     """Up to where the present, replaying worker was told the history."""
     has_news: bool = True
     """Whether it was told anything that the workflow's code has to see; else it has only updates to look at."""
+    starter_subscription: str = ""
+    """Of a worker of whoever started the run, which is preferred until another has the run at hand."""
 
     @property
     def for_kind(self) -> WorkerKind | None:
@@ -252,7 +266,15 @@ class WorkflowTask(QueuedTask):
     @property
     def preferred_subscription(self) -> str:
         cache = self.execution.cached_by
-        return "" if cache is None else cache.subscription_id
+        return self.starter_subscription if cache is None else cache.subscription_id
+
+
+@dataclass(slots=True, frozen=True)
+class Watch:
+    """A call that waits for an event past `after`."""
+
+    peer: PeerKey
+    after: int
 
 
 @dataclass(slots=True, frozen=True)
@@ -354,6 +376,10 @@ class Execution:
     """Why it was canceled or terminated."""
     memo: Payload | None = None
     search_attributes: dict[str, Any] | None = None
+    headers: Headers | None = None
+    """What its starter gave along for everything that belongs to it; those of a run go on to the next one."""
+    build_id: str = ""
+    """The build of the worker that had its task last; empty where that one names none."""
     request_keys: tuple[RequestKey, ...] = ()
     """The request ids that are answered with this execution."""
     identity: str = ""
@@ -411,6 +437,8 @@ class Execution:
     waiters: dict[Waiter, PeerKey] = field(default_factory=dict)
     followers: dict[Waiter, None] = field(default_factory=dict)
     """Those waiters that go on to the next run of the chain."""
+    watchers: dict[Waiter, Watch] = field(default_factory=dict)
+    """Those that wait for its next event."""
     is_dead_letter: bool = False
     timer_ms: int | None = None
 
@@ -427,12 +455,17 @@ class Execution:
         lease = None if self.task is None else self.task.lease
         return self.is_replayed or (lease is not None and lease.replays)
 
+    @property
+    def task_timeout_ms(self) -> int:
+        """How long a replaying worker has for a task of this run."""
+        return self.timeouts.task_ms or WORKFLOW_TASK_MS
+
     def task_due_by_ms(self) -> int | None:
         """Until when a replaying worker may answer the task that it has."""
         lease = None if self.task is None else self.task.lease
         if lease is None or not lease.replays:
             return None
-        return lease.started_ms + (self.timeouts.task_ms or WORKFLOW_TASK_MS)
+        return lease.started_ms + self.task_timeout_ms
 
     def times_out_ms(self) -> int | None:
         """When the run ends by a timeout of its own."""
@@ -600,6 +633,7 @@ class Subscription:
     identity: str
     slots: int
     types: frozenset[str] | None
+    build_id: str = ""
     held: int = 0
     """Unfinished deliveries; never more than `slots` at the moment of a delivery."""
     is_idle: bool = False
@@ -612,6 +646,10 @@ class Subscription:
     """Its connection has got as much as it may before it is known to have taken it."""
     replays: bool = False
     """Of a workflow queue: it gets histories and answers with commands."""
+    queue_per_second: float = 0.0
+    """What it states of its queue's rate; 0 for nothing."""
+    rate: PeerRate | None = None
+    """That of its peer, if it states one."""
 
     @property
     def kind(self) -> WorkerKind:
@@ -619,7 +657,7 @@ class Subscription:
 
     @property
     def has_room(self) -> bool:
-        return self.held < self.slots and not self.is_full
+        return self.held < self.slots and not self.is_full and (self.rate is None or not self.rate.is_spent)
 
     def serves(self, task_type: str) -> bool:
         return (self.types is None or task_type in self.types) and task_type not in self.unknown_types
@@ -632,9 +670,11 @@ class Peer:
     burst_bytes: int = 0
     """Delivered since the connection was last known to have taken everything."""
     is_full: bool = False
+    rate: PeerRate | None = None
 
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
     leases: dict[str, QueuedTask] = field(default_factory=dict)
     waiting: dict[Waiter, Execution] = field(default_factory=dict)
     updating: dict[Waiter, PendingUpdate] = field(default_factory=dict)
+    watching: dict[Waiter, Execution] = field(default_factory=dict)
     queries: dict[str, PendingQuery] = field(default_factory=dict)

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 import msgspec
 
-from zapserver.engine import activities, archive, executions, matching, registry, workflow_tasks
-from zapserver.engine.commands import PeerKey, Status
+from zapserver.engine import activities, archive, executions, matching, registry, watching, workflow_tasks
+from zapserver.engine.commands import PeerKey, Status, Waiter
 from zapserver.engine.effects import Answered, PeerFull
 from zapserver.engine.errors import Conflict, Lost, NotFound, NoWorker
 from zapserver.engine.records import (
@@ -270,12 +270,15 @@ def adopt(s: State, old: State, live: Iterable[PeerKey], now_ms: int) -> None:
                 identity=known.identity,
                 slots=known.slots,
                 types=known.types,
+                build_id=known.build_id,
                 unknown_types=known.unknown_types,
                 replays=known.replays,
                 is_full=peer.is_full,
+                queue_per_second=known.queue_per_second,
             )
             peer.subscriptions[subscription.subscription_id] = subscription
             s.queue(subscription.queue).add(subscription)
+            matching.state_rates(s, subscription, known.rate.per_second if known.rate is not None else 0.0, now_ms)
     for token, held in by_token.items():
         lease = held.lease
         assert lease is not None
@@ -291,21 +294,29 @@ def adopt(s: State, old: State, live: Iterable[PeerKey], now_ms: int) -> None:
     for key in live:
         if (old_peer := old.peers.get(key)) is not None:
             for waiter, execution in old_peer.waiting.items():
-                follow = waiter in execution.followers
-                try:
-                    run = s.execution(execution.workflow_id, execution.run_id)
-                    executions.wait_for_close(s, run, waiter, key, follow=follow)
-                except NotFound:
-                    text = f"workflow {execution.workflow_id!r} was not kept: its start failed with the store"
-                    s.effects.append(Answered(waiter=waiter, error=NotFound(text)))
-                except Lost as lost:
-                    s.effects.append(Answered(waiter=waiter, error=lost))
+                if (run := _kept(s, execution, waiter)) is not None:
+                    executions.wait_for_close(s, run, waiter, key, follow=waiter in execution.followers)
+            for waiter, execution in old_peer.watching.items():
+                if (run := _kept(s, execution, waiter)) is not None:
+                    watching.go_on(s, run, waiter, key, execution.watchers[waiter].after)
             for waiter, update in old_peer.updating.items():
                 text = f"the store failed before update {update.update_id!r} was answered: ask again with the same id"
                 s.effects.append(Answered(waiter=waiter, error=Conflict(text)))
     for query in old.queries.values():
         error = NoWorker(f"the store failed while the worker was asked {query.query_type!r}: ask again")
         s.effects.append(Answered(waiter=query.waiter, error=error))
+
+
+def _kept(s: State, execution: Execution, waiter: Waiter) -> Execution | None:
+    """The execution that a call waits for, as it was kept; None, and the call is told, if it was not."""
+    try:
+        return s.execution(execution.workflow_id, execution.run_id)
+    except NotFound:
+        text = f"workflow {execution.workflow_id!r} was not kept: its start failed with the store"
+        s.effects.append(Answered(waiter=waiter, error=NotFound(text)))
+    except Lost as lost:
+        s.effects.append(Answered(waiter=waiter, error=lost))
+    return None
 
 
 def _repeat_results(s: State, task: QueuedTask, lease: Lease, now_ms: int) -> None:

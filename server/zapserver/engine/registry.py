@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zapserver.engine import archive
-from zapserver.engine.commands import IdConflict, IdReuse, QueueKind, Started, Status
+from zapserver.engine.commands import IdConflict, IdReuse, PeerKey, QueueKind, Started, Status, Waiter
 from zapserver.engine.errors import Conflict, Invalid, LimitReached, NotFound
 from zapserver.engine.records import Execution, RequestKey
 from zapserver.engine.state import State
@@ -115,6 +115,20 @@ def check_backlog(s: State, key: tuple[QueueKind, str]) -> None:
         raise LimitReached(
             f"{len(queue)} tasks wait in task queue {key[1]!r}, as many as may: add workers, and try again later",
             limit="queue-backlog",
+        )
+
+
+def check_wait(s: State, peer_key: PeerKey, waiter: Waiter) -> None:
+    """Refuse a call that waits for something already, and one more than a connection may have waiting."""
+    peer = s.peers.get(peer_key)
+    if peer is None:
+        return
+    if waiter in peer.waiting or waiter in peer.updating or waiter in peer.watching:
+        raise Conflict(f"{waiter!r} waits for something already; a call waits for one thing")
+    waiting = len(peer.waiting) + len(peer.updating) + len(peer.watching)
+    if waiting >= s.limits.waits_per_peer_max:
+        raise LimitReached(
+            f"this connection waits for {waiting} answers already, as many as it may", limit="waits-per-peer"
         )
 
 

@@ -16,6 +16,7 @@ import msgspec
 from zapserver.engine.commands import (
     Action,
     ActivityTimeouts,
+    Headers,
     Overlap,
     Payload,
     QueueKind,
@@ -112,7 +113,7 @@ class TimerRecord(_Record):
 
 
 class ExecutionRecord(msgspec.Struct, omit_defaults=True, gc=False):
-    """The fields down to `signal_ids` are those of the execution, as they are; the others are converted."""
+    """The fields down to `build_id` are those of the execution, as they are; the others are converted."""
 
     number: int
     workflow_id: str
@@ -153,6 +154,8 @@ class ExecutionRecord(msgspec.Struct, omit_defaults=True, gc=False):
     children: dict[str, Child] = {}
     updates: dict[str, AcceptedUpdate] = {}
     signal_ids: dict[str, None] = {}
+    headers: Headers | None = None
+    build_id: str = ""
 
     status: int = Status.RUNNING
     input: msgspec.Raw = _ABSENT
@@ -179,6 +182,7 @@ class ActionRecord(_Record):
     timeouts: WorkflowTimeouts = WorkflowTimeouts()
     task_timeouts: ActivityTimeouts | None = None
     search_attributes: dict[str, Any] | None = None
+    headers: Headers | None = None
 
 
 class ScheduleRecord(_Record):

@@ -9,7 +9,7 @@ from typing import Any
 
 from zapserver.engine import archive
 from zapserver.engine.commands import PeerKey, QueueKind
-from zapserver.engine.effects import Effect
+from zapserver.engine.effects import Effect, HistoryGrew
 from zapserver.engine.errors import NotFound
 from zapserver.engine.limits import Limits
 from zapserver.engine.queues import TaskQueue
@@ -114,6 +114,8 @@ class State:
         queue = self.queues.get(key)
         if queue is not None and queue.is_unused:
             del self.queues[key]
+            if queue.rate is not None:
+                self.timers.remove(queue.rate)
 
     # --- changes -----------------------------------------------------------------------------------
 
@@ -125,7 +127,19 @@ class State:
         execution.unsaved.append(event)
         execution.history_bytes += event.size
         self.changed[execution.number] = execution
+        if execution.watchers:
+            self._tell_watchers(execution)
         return event
+
+    def _tell_watchers(self, execution: Execution) -> None:
+        for waiter, watch in execution.watchers.items():
+            del self.peers[watch.peer].watching[waiter]
+            self.effects.append(
+                HistoryGrew(
+                    waiter=waiter, workflow_id=execution.workflow_id, run_id=execution.run_id, after=watch.after
+                )
+            )
+        execution.watchers.clear()
 
     def events(self, execution: Execution, after: int = 0, limit: int | None = None) -> list[Event]:
         """The events with ids past `after`, in order."""
@@ -174,6 +188,7 @@ class State:
             now_ms,
             now_ms,
             subscription.replays,
+            build_id=subscription.build_id,
         )
         task.lease = lease
         self.touch_task(task)

@@ -10,6 +10,8 @@
 
 A caller that lost its connection asks again under the same update id, and joins or gets what is recorded.
 A rejected update leaves no event: it might never have been asked.
+
+An update may start its workflow, in one step: `StartWorkflow.update`. It then goes with the first task of the run.
 """
 
 from __future__ import annotations
@@ -32,44 +34,40 @@ UNANSWERED_ERROR = "UpdateUnanswered"
 # --- asking ----------------------------------------------------------------------------------------
 
 
-def ask(s: State, execution: Execution, command: UpdateExecution, now_ms: int) -> None:
-    """Admit an update, join one, or answer from what is recorded. The caller wakes the run."""
-    check_name("update name", command.name, s.limits)
-    if command.update_id:
-        check_name("update id", command.update_id, s.limits)
-    known = execution.updates.get(command.update_id)
+def check(s: State, update: UpdateExecution) -> None:
+    """Refuse an update that no workflow could be asked for."""
+    check_name("update name", update.name, s.limits)
+    if update.update_id:
+        check_name("update id", update.update_id, s.limits)
+    registry.check_wait(s, update.peer, update.waiter)
+
+
+def ask(s: State, execution: Execution, update: UpdateExecution, now_ms: int) -> None:
+    """Admit an update, join one, or answer from what is recorded. The caller has checked it, and wakes the run."""
+    known = execution.updates.get(update.update_id)
     if known is not None and known.completed_event_id:
-        s.effects.append(_outcome(s, execution, command.update_id, known, command.waiter))
+        s.effects.append(_outcome(s, execution, update.update_id, known, update.waiter))
         return
     if execution.is_task:
         raise Conflict(f"{execution.workflow_id!r} is a one-shot task; only workflows take updates")
     if not execution.status.is_open:
         raise Conflict(f"workflow not running: status={execution.status.long_name}; it can take no update")
-    if known is not None and command.wait is UpdateStage.ACCEPTED:
-        s.effects.append(UpdateAnswered(waiter=command.waiter, update_id=command.update_id, stage=UpdateStage.ACCEPTED))
+    if known is not None and update.wait is UpdateStage.ACCEPTED:
+        s.effects.append(_accepted(execution, update.update_id, update.waiter))
         return
     if execution.worker_kind is WorkerKind.HOLDING or (
         execution.task is not None and execution.task.lease is not None and not execution.task.lease.replays
     ):
         raise _no_updates(execution)
-    peer = s.peers.get(command.peer)
-    if peer is not None:
-        if command.waiter in peer.updating or command.waiter in peer.waiting:
-            raise Conflict(f"{command.waiter!r} waits for something already; a call waits for one thing")
-        if len(peer.waiting) + len(peer.updating) >= s.limits.waits_per_peer_max:
-            raise LimitReached(
-                f"this connection waits for {s.limits.waits_per_peer_max} answers already, as many as it may",
-                limit="waits-per-peer",
-            )
-    pending = execution.pending_updates.get(command.update_id)
+    pending = execution.pending_updates.get(update.update_id)
     if pending is None:
         if known is None:
             _check_room(s, execution)
-        update_id = command.update_id or s.new_id()
-        pending = PendingUpdate(execution, update_id, command.name, command.args, now_ms, is_accepted=known is not None)
+        update_id = update.update_id or s.new_id()
+        pending = PendingUpdate(execution, update_id, update.name, update.args, now_ms, is_accepted=known is not None)
         execution.pending_updates[update_id] = pending
-    pending.waiters[command.waiter] = (command.peer, command.wait)
-    s.peer(command.peer).updating[command.waiter] = pending
+    pending.waiters[update.waiter] = (update.peer, update.wait)
+    s.peer(update.peer).updating[update.waiter] = pending
 
 
 def _check_room(s: State, execution: Execution) -> None:
@@ -137,7 +135,7 @@ def accept(s: State, execution: Execution, update_id: str, now_ms: int) -> None:
     for waiter, (peer, stage) in list(pending.waiters.items()):
         if stage is UpdateStage.ACCEPTED:
             _let_go(s, pending, waiter, peer)
-            s.effects.append(UpdateAnswered(waiter=waiter, update_id=update_id, stage=stage))
+            s.effects.append(_accepted(execution, update_id, waiter))
     if not pending.waiters:
         del execution.pending_updates[update_id]
 
@@ -205,10 +203,22 @@ def _let_go(s: State, pending: PendingUpdate, waiter: Waiter, peer_key: PeerKey)
     del s.peers[peer_key].updating[waiter]
 
 
+def _accepted(execution: Execution, update_id: str, waiter: Waiter) -> UpdateAnswered:
+    return UpdateAnswered(
+        waiter=waiter,
+        workflow_id=execution.workflow_id,
+        run_id=execution.run_id,
+        update_id=update_id,
+        stage=UpdateStage.ACCEPTED,
+    )
+
+
 def _outcome(s: State, execution: Execution, update_id: str, known: AcceptedUpdate, waiter: Waiter) -> UpdateAnswered:
     event: Event = s.events(execution, known.completed_event_id - 1, 1)[0]
     return UpdateAnswered(
         waiter=waiter,
+        workflow_id=execution.workflow_id,
+        run_id=execution.run_id,
         update_id=update_id,
         stage=UpdateStage.COMPLETED,
         result=event.attributes.get("result"),

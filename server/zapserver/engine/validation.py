@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from zapserver.engine import commands as c
-from zapserver.engine.commands import ActivityTimeouts, WorkflowTimeouts
+from zapserver.engine.commands import ActivityTimeouts, Headers, WorkflowTimeouts
 from zapserver.engine.errors import Invalid, TooLarge
 from zapserver.engine.limits import Limits
 from zapwire.failure import DECODE_ERROR, FAILURE_BYTES_MAX, decode_failure, encode_failure
@@ -36,6 +36,7 @@ def check_name(what: str, name: str, limits: Limits) -> None:
 _PAYLOADS: dict[type[msgspec.Struct], tuple[tuple[str, bool], ...]] = {
     c.StartTask: (("input", False), ("memo", True)),
     c.StartWorkflow: (("input", False), ("signal_input", False), ("memo", True)),
+    c.UpdateExecution: (("args", False),),
     c.SignalExecution: (("input", False),),
     c.QueryExecution: (("args", False),),
     c.ScheduleActivity: (("input", False),),
@@ -50,12 +51,9 @@ _PAYLOADS: dict[type[msgspec.Struct], tuple[tuple[str, bool], ...]] = {
 
 def check_payloads(command: msgspec.Struct, limits: Limits) -> None:
     """Refuse a command with a payload that is too long for this namespace."""
-    fields = _PAYLOADS.get(type(command))
-    if fields is None:
-        for part in _parts(command):
-            check_payloads(part, limits)
-        return
-    for name, is_small in fields:
+    for part in _parts(command):
+        check_payloads(part, limits)
+    for name, is_small in _PAYLOADS.get(type(command), ()):
         payload = getattr(command, name)
         if payload is not None:
             bytes_max = limits.small_payload_bytes_max if is_small else limits.payload_bytes_max
@@ -64,8 +62,11 @@ def check_payloads(command: msgspec.Struct, limits: Limits) -> None:
 
 
 def _parts(command: msgspec.Struct) -> Sequence[msgspec.Struct]:
-    """What holds the payloads of a command that has none itself."""
+    """What holds payloads of a command, beside its own fields."""
     match command:
+        case c.StartWorkflow(update=c.UpdateExecution()):
+            assert command.update is not None
+            return (command.update,)
         case c.CompleteWorkflowTask():
             return command.commands
         case c.PutSchedule() | c.UpdateSchedule(action=c.Action()):
@@ -80,6 +81,23 @@ def too_large(what: str, size: int, bytes_max: int, *, is_small: bool) -> TooLar
         f"the {what} has {size} bytes; at most {bytes_max} are allowed: keep it elsewhere and send where it is",
         limit="small-payload-bytes" if is_small else "payload-bytes",
     )
+
+
+def check_headers(headers: Headers | None, limits: Limits) -> None:
+    """Refuse headers that are no short, printable texts, or too long together. Raises `Invalid` and `TooLarge`."""
+    if not headers:
+        return
+    size = len(msgspec.json.encode(headers))
+    if size > limits.header_bytes_max:
+        raise TooLarge(
+            f"the headers have {size} bytes as JSON; at most {limits.header_bytes_max} are allowed: they are for ids"
+            " and names, send other data in the input",
+            limit="header-bytes",
+        )
+    for name, value in headers.items():
+        check_name("header name", name, limits)
+        if not value.isprintable():
+            raise Invalid(f"header {name[:80]!r} is {value[:80]!r}, which has control or unprintable characters")
 
 
 def check_request_id(request_id: str, limits: Limits) -> None:

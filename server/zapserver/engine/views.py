@@ -149,13 +149,13 @@ class Views:
         return waiting or [explaining.nothing_pending(execution)]
 
     def _explain_activity(self, activity: Activity) -> Waiting:
-        identity = ""
+        identity = build_id = ""
         match activity.state:
             case ActivityState.STARTED:
                 assert activity.lease is not None
-                identity = activity.lease.identity
+                identity, build_id = activity.lease.identity, activity.lease.build_id
                 since_ms = activity.lease.started_ms
-                reason = f"the worker {identity!r} runs attempt {activity.attempt}"
+                reason = f"{activity.lease} runs attempt {activity.attempt}"
                 if activity.cancel_reason is not None:
                     reason += " and was asked to stop"
             case ActivityState.BACKOFF:
@@ -171,6 +171,7 @@ class Views:
             until_ms=activity.deadline_ms(),
             activity_id=activity.activity_id,
             identity=identity,
+            build_id=build_id,
             attempt=activity.attempt,
         )
 

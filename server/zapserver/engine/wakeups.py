@@ -28,11 +28,13 @@ RETRY_MS_MIN = 1_000
 RETRY_MS_MAX = 60_000
 
 
-def begin(s: State, execution: Execution, now_ms: int) -> None:
-    """Put the run in line for a worker."""
-    execution.task = WorkflowTask(
-        execution=execution, type=execution.type, queue=(QueueKind.WORKFLOW, execution.task_queue)
-    )
+def begin(s: State, execution: Execution, now_ms: int, *, starter: str = "") -> None:
+    """Put the run in line for a worker; `starter` names a subscription that may have it first."""
+    key = (QueueKind.WORKFLOW, execution.task_queue)
+    queue = s.queues.get(key)
+    if queue is None or starter not in queue.subscriptions:  # a name that means nothing is not kept
+        starter = ""
+    execution.task = WorkflowTask(execution=execution, type=execution.type, queue=key, starter_subscription=starter)
     matching.enqueue(s, execution.task, now_ms)
 
 
@@ -71,7 +73,8 @@ def came_to_nothing(
     execution.task_failure = reason
     if execution.task_failures == 1 and execution.history_length < s.limits.history_events_max:
         # The first of a row only: a workflow that fails for a week must not fill its history.
-        s.record(execution, event_type, now_ms, attempt=task.attempt, reason=reason)
+        holder = {} if task.lease is None else task.lease.holder
+        s.record(execution, event_type, now_ms, attempt=task.attempt, reason=reason, **holder)
     s.touch(execution)
     if execution.task_failures <= IMMEDIATE_RETRIES:
         s.timers.update(execution)

@@ -97,7 +97,7 @@ def task_is_due(s: State, execution: Execution, now_ms: int) -> None:
         wakeups.begin(s, execution, now_ms)
     elif task.lease is not None:
         limit_ms = now_ms - task.lease.started_ms
-        text = f"the worker {task.lease.identity!r} gave no answer within {limit_ms} ms"
+        text = f"{task.lease} gave no answer within {limit_ms} ms"
         _failed(s, task, text, now_ms, event_type=EventType.WORKFLOW_TASK_TIMED_OUT)
     else:
         wakeups.try_again(s, task, now_ms)
@@ -210,7 +210,7 @@ def worker_lost(s: State, task: WorkflowTask, reason: str, now_ms: int) -> Queue
     """The worker of a run is gone: the task to put back in line now, if the run wants it so."""
     assert task.lease is not None
     execution = task.execution
-    text = f"the worker {task.lease.identity!r} was lost: {reason}"
+    text = f"{task.lease} was lost: {reason}"
     s.release(task)
     updates.take_back(execution)
     if execution.status is Status.CANCELING and not execution.is_replayed:
