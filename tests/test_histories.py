@@ -17,7 +17,8 @@ from zaptasks.workflow.history import ANSWERED
 
 FILES = sorted(record.FOLDER.glob("*.json"))
 WORKFLOWS: list[Any] = [
-    *(w.Order, w.Stops, w.Sleeper, w.Refuses, w.Family, w.Local, w.Counter, w.Pipeline, w.Patched, w.Draws, w.Survivor)
+    *(w.Order, w.Stops, w.Sleeper, w.Refuses, w.Family, w.Local, w.Counter, w.Pipeline, w.Patched, w.Draws, w.Survivor),
+    w.Studio,
 ]
 
 

@@ -43,6 +43,7 @@ TYPES: list[Any] = [
     w.Pipeline,
     w.Draws,
     w.Survivor,
+    w.Studio,
 ]
 
 
@@ -88,7 +89,7 @@ ACTIVITIES: list[Any] = [echo, flaky, fails, hangs, waits, slow]
 @asynccontextmanager
 async def worker(client: AsyncClient, *types: Any, activities: bool = True) -> AsyncIterator[None]:
     served: list[Any] = ACTIVITIES if activities else []
-    async with open_worker(client, workflows=types or TYPES, activities=served, shutdown_timeout=0):
+    async with open_worker(client, workflows=types or TYPES, activities=served, shutdown_timeout=0, sessions=2):
         yield
 
 
@@ -259,6 +260,12 @@ async def survivor(client: AsyncClient) -> WorkflowHandle:
         await seen(handle, "WORKFLOW_TASK_TIMED_OUT")
     async with worker(client, w.Survivor):
         return await ended(handle)
+
+
+@recording
+async def studio(client: AsyncClient) -> WorkflowHandle:
+    async with worker(client):
+        return await ended(await client.start_workflow("Studio", headers={"tenant": "blue"}))
 
 
 @recording

@@ -315,3 +315,33 @@ class Survivor:
             words.append(await workflow.wait_signal("word", str))
             await workflow.execute_activity("slow", number, start_to_close=30)
         return words
+
+
+LOCAL_TRIES = {"count": 0}
+
+
+def local_flaky(least: int) -> int:
+    LOCAL_TRIES["count"] += 1
+    if LOCAL_TRIES["count"] < least:
+        raise OSError("not yet")
+    return LOCAL_TRIES["count"]
+
+
+@workflow.defn
+class Studio:
+    """Sessions, a value that is looked at again and again, headers, and local activities that are retried."""
+
+    @workflow.run
+    async def run(self) -> list[object]:
+        tenant = workflow.info().headers.get("tenant", "")
+        found: list[object] = [tenant]
+        settings = iter(("slow", "slow", "fast"))
+        for _ in range(3):
+            found.append(workflow.mutable_side_effect("speed", lambda: next(settings)))
+            await workflow.sleep(0.01)
+        async with workflow.open_session(creation_timeout=10) as session:
+            found.append(await session.execute_activity("echo", tenant, start_to_close=5))
+            found.append(await session.execute_activity("echo", 2, start_to_close=5))
+        found.append(await workflow.execute_local_activity(local_flaky, 3, retry_policy=SOON))
+        await workflow.execute_child_workflow(Sleeper, 0.01)
+        return found
