@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -374,6 +375,20 @@ def test_the_command_tells_programs(folder: Path) -> None:
     assert [step["text"] for step in error["matched"]] == ["activity 'charge'"]
     assert second["error"]["code"] == "nondeterminism"
     assert (third["error"]["code"], third["workflow_type"]) == ("bad_history", "")
+
+
+def test_the_command_says_where_code_is_that_does_not_come_to_an_end(folder: Path) -> None:
+    code = MODULE.format(call="sleep(1)").replace("-> str:\n", "-> str:\n        while True: pass\n")
+    (folder / "loops.py").write_text(code)
+    start = "from zapserver.cli import replay; replay.HELD_SECONDS_MAX = 0.2; replay.replay(standalone_mode=False)"
+    command = [sys.executable, "-c", start, "histories/open.json", "loops"]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert "the replay of histories/open.json has held its thread for" in process.stderr.readline()
+            assert any("while True: pass" in line for line in process.stderr), "the stack"
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(

@@ -253,7 +253,7 @@ async def test_a_step_that_never_ends_is_warned_of_with_its_stack_and_others_go_
                 worker.send_signal(signal.SIGKILL)
                 _, log = worker.communicate(timeout=10)
                 assert "workflow 'Loops' (loops, run" in log
-                assert "has held its worker for" in log
+                assert "has held its thread for" in log
                 assert "while True: pass  # for ever" in log, "the stack"
             with started("worker", "mended", "--zap", server.zap, cwd=tmp_path):
                 with trio.fail_after(10):

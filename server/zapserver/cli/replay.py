@@ -21,6 +21,7 @@ from zapserver.printable import printable
 from zaptasks import DataConverter, HistoryError, Replayed, Replayer, WorkflowHistory
 from zaptasks.converters import PLAIN
 from zaptasks.exported import HISTORY_BYTES_MAX
+from zaptasks.watchdog import Watchdog
 from zaptasks.workflow import NondeterminismError, Place, Step
 from zapwire.errors import ZapError
 
@@ -35,6 +36,9 @@ COLUMNS: Final = {
     "fits": "FITS",
     "next": "THEN IT WOULD",
 }
+HELD_SECONDS_MAX: Final = 10.0
+"""The largest histories replay in a second or two. Code that takes longer is perhaps in a loop: stderr says where."""
+
 INPUT_CHARACTERS_MAX: Final = 200
 LINES_AROUND: Final = 2
 """Of the source, before and behind the line that a mismatch is at."""
@@ -53,12 +57,13 @@ def replay(files: tuple[Path, ...], target: str, converter: str | None, as_json:
     without it all of the module are taken. A mismatch shows the line of the code, and what is recorded beside what the
     code does.
     """
-    configure_logging(level="error")
+    configure_logging(level="warning")
     replayer = Replayer(_workflows(target), converter=_converter(converter))
-    console = make_console()
+    console, watchdog = make_console(), Watchdog(HELD_SECONDS_MAX)
     records = []
     for path in _histories(files):
-        replayed = _replayed(replayer, path)
+        with watchdog.watch(f"the replay of {path}"):
+            replayed = _replayed(replayer, path)
         records.append(_record(path, replayed))
         if replayed.error is not None and not as_json:
             console.print(Text(_title(path, replayed.history), style="bold"))
