@@ -159,7 +159,7 @@ def updates_of(history: list[Event], answer: int) -> list[Any]:
         if event.event_type == UPDATE_ACCEPTED:
             body = {"update_id": event.get("updateId", str), "name": event.get("name", str)}
             raw = msgspec.json.encode({**body, "args": msgspec.json.decode(event.attributes["args"])})
-            found.append(msgspec.json.decode(raw, type=workflow.execution.UpdateRequest))
+            found.append(msgspec.json.decode(raw, type=workflow.inbox.UpdateRequest))
     return found
 
 

@@ -61,6 +61,7 @@ from .effects import (
     uuid4,
     wait_signal,
 )
+from .endings import ContinueAsNew
 from .errors import (
     BrokenResourceError,
     Cancelled,
@@ -79,8 +80,9 @@ from .errors import (
     WorkflowTaskError,
     WouldBlock,
 )
-from .execution import ContinueAsNew, LocalCall, Run, WorkflowInfo
+from .execution import Run, WorkflowInfo
 from .local_activities import LocalActivityOptions, execute_local_activity
+from .local_calls import LocalCall
 from .places import Place
 from .scheduler import checkpoint, checkpoint_if_cancelled
 from .scopes import (

@@ -22,7 +22,9 @@ from . import commands as c
 from . import history as h
 from .definition import Definition, definition_of
 from .errors import WorkflowTaskError
-from .execution import LocalCall, Run, UpdateRequest, WorkflowInfo
+from .execution import Run, WorkflowInfo
+from .inbox import UpdateRequest
+from .local_calls import LocalCall
 from .suspects import suspects
 
 log = logging.getLogger("zaptasks.workflow")
@@ -108,7 +110,7 @@ class WorkflowTaskHandler:
     def local_calls(self, run_id: str) -> list[LocalCall]:
         """What the worker is to do before it answers: until this is empty, commands follow from each `local_done`."""
         run = self._runs.get(run_id)
-        return [] if run is None else list(run.local_calls.values())
+        return [] if run is None else list(run.local_calls.open.values())
 
     def local_done(
         self, run_id: str, call_id: str, result: object = None, error: BaseException | None = None
@@ -142,7 +144,7 @@ class WorkflowTaskHandler:
 
     def _longest_idle(self) -> str:
         """The run that was used longest ago, but for those in the middle of a task."""
-        return next((run_id for run_id, run in self._runs.items() if not run.local_calls), "")
+        return next((run_id for run_id, run in self._runs.items() if not run.local_calls.open), "")
 
     def query(self, run_id: str, name: str, args: bytes | None = None) -> bytes:
         """The answer of a run at hand, as JSON. Raises `LookupError` without one, and what the query raises."""
