@@ -22,7 +22,7 @@ from typing import Any
 
 from temporalio import activity, workflow
 from temporalio.client import Client
-from temporalio.worker import Worker
+from temporalio.worker import Replayer, Worker
 
 QUEUE = "benchmark"
 IN_FLIGHT = 50
@@ -137,10 +137,25 @@ async def measure(client: Client, sizes: dict[str, int]) -> list[dict[str, Any]]
     rows: list[dict[str, Any]] = []
     for name, (share, once) in work.items():
         rows += await measured(name, once, max(sizes["one_by_one"] // share, 2), max(sizes["at_once"] // share, 2))
+    rows.append(await replays(client, max(sizes["one_by_one"] // 10, 2)))
     for counter in counters:
         await counter.signal("end")
         await counter.result()
     return rows
+
+
+async def replays(client: Client, count: int) -> dict[str, Any]:
+    handle = await client.start_workflow("in_sequence", 100, id=f"replayed-{uuid.uuid4().hex}", task_queue=QUEUE)
+    await handle.result()
+    history = await handle.fetch_history()
+    replayer = Replayer(workflows=[Echo, InSequence, InParallel, Counter])
+    seconds = []
+    for _ in range(count):
+        start = time.perf_counter()
+        await replayer.replay_workflow(history)
+        seconds.append(time.perf_counter() - start)
+    name = f"replay of 100 activities ({len(history.events)} events)"
+    return {"name": name, "seconds": seconds, "elapsed": sum(seconds)}
 
 
 async def measured(name: str, once: Callable[[], Awaitable[object]], one_by_one: int, at_once: int) -> list[Any]:

@@ -35,7 +35,7 @@ COUNTERS = 10
 """Workflows that take signals, queries and updates in turn: Temporal lets one have ten updates at once."""
 
 START, ONE, TEN, HUNDRED = "start to result", "one activity", "ten in sequence", "hundred in parallel"
-SIGNAL, QUERY, UPDATE = "signal", "query", "update"
+SIGNAL, QUERY, UPDATE, REPLAY = "signal", "query", "update", "replay of 100 activities"
 
 
 # --- the workflows, which benchmarks/temporal_peer.py has too ----------------------------------------------
@@ -113,7 +113,7 @@ class Sizes:
     at_once: int
 
     def of(self, name: str) -> Sizes:
-        share = {TEN: 4, HUNDRED: 20}.get(name, 1)
+        share = {TEN: 4, HUNDRED: 20, REPLAY: 10}.get(name, 1)
         return Sizes(max(self.one_by_one // share, 2), max(self.at_once // share, 2))
 
 
@@ -147,10 +147,26 @@ async def _ours(server: ServerProcess, sizes: Sizes) -> list[Figures]:
         rows: list[Figures] = []
         for name, once in work.items():
             rows += await measured(name, once, sizes.of(name))
+        rows.append(await replays(client, sizes.of(REPLAY).one_by_one))
         for counter in counters:
             await counter.signal("end")
             await counter.result()
         return rows
+
+
+async def replays(client: zaptasks.AsyncClient, count: int) -> Figures:
+    """What it takes to bring a history of a hundred activities to its end again, without a server."""
+    handle = await client.start_workflow("in_sequence", 100, task_queue=QUEUE)
+    await handle.result()
+    history = await handle.export_history()
+    replayer = zaptasks.Replayer(workflows=WORKFLOWS)
+    durations: list[float] = []
+    for _ in range(count):
+        start = time.perf_counter()
+        replayed = replayer.replay(history)
+        durations.append(time.perf_counter() - start)
+        assert replayed.fits, replayed.error
+    return figures(f"{REPLAY} ({len(history.events)} events)", durations, sum(durations))
 
 
 async def measured(name: str, once: Callable[[], Awaitable[object]], sizes: Sizes) -> list[Figures]:

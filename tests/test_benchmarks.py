@@ -9,6 +9,7 @@ import pytest
 from benchmarks.__main__ import main, plan
 from benchmarks.floors import Figures, figures
 from benchmarks.loops import compare
+from benchmarks.workflows import HUNDRED, REPLAY, SMALLEST, START, ours, suspended
 
 
 @pytest.mark.slow
@@ -48,3 +49,19 @@ def test_calls_from_every_kind_of_loop_are_compared() -> None:
     assert len(rows) == 5
     assert all(row.p50_us > 0 and row.rate > 0 for row in rows.values())
     assert rows["health from asyncio"].calls == rows["health from trio"].calls == rows["health from a thread"].calls
+
+
+@pytest.mark.slow
+def test_every_workload_of_workflows_runs() -> None:
+    rows = {row.name: row for row in ours(SMALLEST)}
+    assert rows[START].calls == SMALLEST.one_by_one
+    assert rows[f"{HUNDRED}, 2 at once"].calls == 2
+    assert any(name.startswith(REPLAY) for name in rows)
+    assert all(0 < row.p50_us <= row.p99_us and row.rate > 0 for row in rows.values())
+
+
+@pytest.mark.slow
+def test_what_a_waiting_run_costs_is_a_figure() -> None:
+    waiting = suspended(200)
+    assert 0 < waiting.worker_bytes < 100_000
+    assert 0 < waiting.server_bytes < 100_000

@@ -394,9 +394,13 @@ def test_workflow_commands_show_and_steer_an_execution(invoke: Invoke) -> None:
     assert isinstance(metadata, dict)
     assert metadata["workflowType"] == "Order"
     assert "404" in invoke.refused("workflow", "query", "order-1", "state")
-    events = invoke.json("workflow", "history", "order-1")
-    assert isinstance(events, list)
-    assert [event["event_type"].removeprefix("WORKFLOW_EXECUTION_") for event in events] == ["STARTED", "SIGNALED"]
+    history = invoke.json("workflow", "history", "order-1")
+    assert isinstance(history, dict)
+    assert (history["namespace"], history["workflow_id"], history["workflow_type"]) == ("default", "order-1", "Order")
+    assert [event["eventType"].removeprefix("WORKFLOW_EXECUTION_") for event in history["events"]] == [
+        "STARTED",
+        "SIGNALED",
+    ]
     assert "SIGNALED" in invoke.ok("workflow", "history", "order-1")
     invoke.ok("workflow", "terminate", "order-1", "--reason", "sold out")
     assert "order-1 was terminated" in invoke.refused("workflow", "result", "order-1")
@@ -418,9 +422,9 @@ def test_a_worker_serves_the_workflows_of_a_module_and_updates_reach_them(invoke
 def test_describe_and_history_say_which_build_did_it(invoke: Invoke) -> None:
     invoke.ok("now", "double", "4", "--id", "built-1", "--wait")
     assert "build_id        2026.1" in invoke.ok("workflow", "describe", "built-1")
-    events = invoke.json("workflow", "history", "built-1")
-    assert isinstance(events, list)
-    named = [event["attributes"] for event in events if "buildId" in event["attributes"]]
+    history = invoke.json("workflow", "history", "built-1")
+    assert isinstance(history, dict)
+    named = [event["attributes"] for event in history["events"] if "buildId" in event["attributes"]]
     assert [(of["identity"], of["buildId"]) for of in named] == [("w1", "2026.1")] * 2
 
 

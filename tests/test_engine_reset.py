@@ -18,6 +18,7 @@ from zapserver.engine import Limits
 from zapserver.engine import commands as c
 from zapserver.engine.commands import Status
 from zapserver.engine.effects import DeliverWorkflowTask
+from zapserver.engine.records import EventType
 from zapserver.engine.retry import RetryPolicy
 
 DONE = c.CompleteCommand()
@@ -107,6 +108,26 @@ def test_results_after_a_reset_keep_their_ids_through_a_restart(live: tuple[int,
     d.advance(100)
     results = {result.activity_id: value(result.result) for result in d.results(1)[-2:]}
     assert results == dict(zip(asked, ("one", "two"), strict=True))
+
+
+def test_every_reset_names_the_run_that_no_reset_made() -> None:
+    d, started = with_a_replayed_run(1, TIMER)
+    first = reset(d, started, 3)
+    second = reset(d, first, 2)
+    third = reset(d, second, d.execution(second).history_length)
+    named = [
+        [
+            (event.attributes["baseRunId"], event.attributes["originalRunId"])
+            for event in d.events(run)
+            if event.type is EventType.EXECUTION_RESET
+        ]
+        for run in (first, second, third)
+    ]
+    assert named == [
+        [(started.run_id, started.run_id)],
+        [(first.run_id, started.run_id)],
+        [(first.run_id, started.run_id), (second.run_id, started.run_id)],
+    ]
 
 
 # --- workers that replay -------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.helpers.engine_driver import Driver, failure, payload, value, with_a_holder, with_a_replayed_run
 
 from zapserver.engine import Limits
@@ -12,6 +13,7 @@ from zapserver.engine.errors import Conflict, Invalid, LimitReached, StaleToken
 from zapserver.engine.updates import DELIVERED_BYTES_MAX
 
 DONE = c.CompleteCommand()
+REJECT = c.RejectUpdateCommand(update_id="u", failure=failure("not now"))
 ACCEPTED = UpdateStage.ACCEPTED
 
 
@@ -89,14 +91,52 @@ def test_a_caller_that_lost_its_connection_joins_the_update_that_goes_on() -> No
 
 def test_a_rejected_update_leaves_no_event() -> None:
     d, started = with_a_replayed_run(1)
+    before = d.history(started)
+    first = d.run()
+    for attempt in ("first", "second"):
+        d.update(started, attempt, id="u")
+        assert d.run().previous_event_id == first.last_event_id, "the run is where it was"
+        d.answer(d.run(), c.RejectUpdateCommand(update_id="u", failure=failure("not now")))
+        (told,) = d.told(attempt)
+        assert isinstance(told, UpdateRejected)
+        assert b"not now" in bytes(told.failure)
+        assert d.history(started) == before
+    d.signal(started)
+    assert [event.event_id for event in d.run().history] == [2, 3]
+    d.answer(d.run(), DONE)
+
+
+@pytest.mark.parametrize("live", [(), (1,)])
+def test_a_rejected_update_leaves_no_event_after_a_restart_either(live: tuple[int, ...]) -> None:
+    d, started = with_a_replayed_run(1)
+    before = d.history(started)
+    d.restart(live)
+    if not live:
+        d.subscribe_replaying(1)
     d.update(started, "first", id="u")
-    d.answer(d.run(), c.RejectUpdateCommand(update_id="u", failure=failure("not now")))
-    (told,) = d.told("first")
-    assert isinstance(told, UpdateRejected)
-    assert b"not now" in bytes(told.failure)
-    assert d.history(started) == ["STARTED", "WORKFLOW_TASK_COMPLETED", "WORKFLOW_TASK_COMPLETED"]
+    d.answer(d.run(), REJECT)
+    assert len(d.told("first")) == 1
+    assert d.history(started) == before
+
+
+def test_an_update_that_is_rejected_beside_news_or_an_accepted_one_leaves_the_answer() -> None:
+    d, started = with_a_replayed_run(1)
+    d.signal(started)
+    d.update(started, "first", id="u")
+    d.answer(d.run())
+    d.answer(d.run(), REJECT)
+    assert d.history(started)[-2:] == ["SIGNALED", "WORKFLOW_TASK_COMPLETED"]
+    d.update(started, "late", id="u")
+    d.signal(started)
+    d.answer(d.run(), REJECT)
+    assert d.history(started)[-1] == "SIGNALED"
+    d.answer(d.run())
     d.update(started, "second", id="u")
-    assert d.told("second") == [], "it may be asked again"
+    d.update(started, "third", id="v")
+    assert [update.update_id for update in d.run().updates] == ["u"]
+    d.answer(d.run(), REJECT)
+    d.answer(d.run(), c.AcceptUpdateCommand(update_id="v"))
+    assert d.history(started)[-2:] == ["WORKFLOW_TASK_COMPLETED", "UPDATE_ACCEPTED"]
 
 
 def test_an_update_about_which_a_worker_says_nothing_is_rejected() -> None:

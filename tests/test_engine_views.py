@@ -204,8 +204,8 @@ def test_explain_says_what_a_workflow_waits_for() -> None:
     assert reasons() == ["the worker 'worker 1' runs the workflow"]
     d.call(d.run())
     assert reasons() == [
-        "no worker is subscribed to task queue 'default'",
         "the worker 'worker 1' runs the workflow",
+        "no worker is subscribed to task queue 'default'",
     ]
     d.start(workflow_id="later", cron="0 * * * *")
     (waiting,) = d.views.explain("later")

@@ -13,6 +13,7 @@ import pytest
 import trio
 from tests.helpers.workflow_world import World, read_events
 
+from zapserver.engine import commands as ec
 from zaptasks import workflow
 from zaptasks.workflow import Run, WorkflowInfo, WorkflowTask, WorkflowTaskHandler, definition_of
 from zaptasks.workflow import commands as c
@@ -158,7 +159,7 @@ def updates_of(history: list[Event], answer: int) -> list[Any]:
         if event.event_type == UPDATE_ACCEPTED:
             body = {"update_id": event.get("updateId", str), "name": event.get("name", str)}
             raw = msgspec.json.encode({**body, "args": msgspec.json.decode(event.attributes["args"])})
-            found.append(msgspec.json.decode(raw, type=workflow.execution.UpdateRequest))
+            found.append(msgspec.json.decode(raw, type=workflow.inbox.UpdateRequest))
     return found
 
 
@@ -170,25 +171,27 @@ def replayed_busy(history: list[Event]) -> list[c.Command]:
         run.close()
 
 
-def test_a_reset_run_goes_on_with_the_same_numbers() -> None:
-    drawn: list[float] = []
+@pytest.mark.parametrize("points", [(4,), (4, 2), (4, 5), (4, 2, 4), (1, 4)])
+def test_a_reset_run_goes_on_with_the_same_numbers(points: tuple[int, ...]) -> None:
+    """Also where what was drawn came into the history before an earlier reset, and that reset is not in it."""
 
-    async def main() -> None:
-        drawn.append(workflow.random().random())
-        await workflow.sleep(1)
-        drawn.append(workflow.random().random())
+    async def main() -> float:
+        first = workflow.random().random()
+        workflow.side_effect(lambda: first)
+        await workflow.sleep(1 + first)
+        return first + workflow.random().random()
 
     world = World(main)
     started = world.start()
-    world.advance(1)
-    assert world.status(started) == "COMPLETED"
-    from zapserver.engine import commands as ec
-
-    world.d.step(ec.ResetExecution(workflow_id="w", run_id=started.run_id, event_id=4))
-    world.settle()
-    assert not world.reasons
-    assert world.d.views.execution("w", "").status.name == "COMPLETED"
-    assert drawn[2:] == drawn[:2]
+    world.advance(2)
+    result = world.result(started)
+    for point in points:
+        length = world.d.execution(started).history_length
+        started = world.d.step(ec.ResetExecution(workflow_id="w", run_id=started.run_id, event_id=min(point, length)))
+        world.settle()
+        world.advance(2)
+        assert not world.reasons
+        assert world.result(started) == result
 
 
 # --- another program --------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from tests.helpers.workflow_world import World
 
 from zapserver.engine import commands as c
 from zapserver.engine.effects import UpdateAnswered, UpdateRejected
-from zaptasks import TaskError, workflow
+from zaptasks import Replayer, TaskError, workflow
 
 
 @pytest.fixture(params=[False, True], ids=["at hand", "replayed"])
@@ -385,6 +385,48 @@ def test_updates_change_and_answer(forgetful: bool) -> None:
     assert world.result(started) == "nobody: "
 
 
+@pytest.mark.parametrize("is_lost", [False, True], ids=["one worker", "workers come and go"])
+def test_rejected_updates_leave_the_run_where_it_was(forgetful: bool, is_lost: bool) -> None:
+    @workflow.defn
+    async def picky() -> list[float]:
+        times: list[float] = []
+
+        async def note(number: int) -> None:
+            await workflow.sleep(1)
+            times.append(workflow.current_time())
+
+        def check(number: int) -> None:
+            if number < 0:
+                raise ValueError("negative")
+
+        workflow.on_update("note", note, validator=check)
+        async for _ in workflow.signals("note"):
+            times.append(workflow.current_time())
+            if len(times) == 5:
+                break
+            await workflow.execute_activity("charge", "x")
+        return times
+
+    world = World(picky, forgetful=forgetful, charge=charge)
+    started = world.start()
+    for number in range(4):
+        before = world.d.history(started)
+        for _ in range(2):
+            world.advance(0.3)
+            assert isinstance(world.update(started, "note", -1), UpdateRejected)
+            if is_lost:
+                world.lose_the_worker()
+        assert world.d.history(started) == before
+        if number == 1:
+            world.update(started, "note", 1)
+            assert isinstance(world.update(started, "note", -1), UpdateRejected)
+            world.advance(1)
+        world.signal(started, "note")
+    assert [round(time - START_MS / 1000, 1) for time in world.result(started)] == [0.6, 2.2, 2.2, 2.8, 3.4]
+    assert not world.reasons
+    assert Replayer([picky]).replay(world.exported(started)).fits
+
+
 def test_a_failing_update_is_its_callers_affair(forgetful: bool) -> None:
     @workflow.defn
     async def service() -> str:
@@ -506,13 +548,14 @@ def test_what_a_server_would_refuse_is_an_error_where_it_is_asked_for(forgetful:
             await workflow.sleep(1e12)
 
     world = World(greedy, forgetful=forgetful)
-    for what, text in (("deep", "nested too deep"), ("many", "9900 commands without waiting")):
-        started = world.start(what, workflow_id=what)
-        failure = world.d.failure(started)
-        assert failure["code"] == "RuntimeError"
-        assert text in str(failure["message"])
+    failure = world.d.failure(world.start("deep", workflow_id="deep"))
+    assert failure["code"] == "RuntimeError"
+    assert "nested too deep" in str(failure["message"])
     assert world.status(world.start("long", workflow_id="long")) == "RUNNING"
     assert not world.reasons
+    world.start("many", workflow_id="many")
+    assert f"{__file__}:" in world.reasons[0]
+    assert "more than 9,900 commands without waiting for anything" in world.reasons[0]
 
 
 def test_a_class_that_cannot_be_made_fails_its_run(forgetful: bool) -> None:

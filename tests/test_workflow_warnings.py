@@ -81,7 +81,7 @@ def test_code_that_holds_its_worker_is_shown_with_its_stack(caplog: pytest.LogCa
     finally:
         watchdog.close()
         logging.getLogger("zaptasks.worker").removeHandler(teller)
-    assert "workflow Slow has held its worker for" in caplog.text
+    assert "workflow Slow has held its thread for" in caplog.text
     assert 'told.wait(10), "nobody noticed"' in caplog.text
     assert "Quick" not in caplog.text
 

@@ -41,6 +41,7 @@ from .errors import (
     UpdateFailed,
     UpdateRejected,
 )
+from .exported import HistoryError, WorkflowHistory
 from .handlers import task
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
 from .headers import Headers
@@ -63,6 +64,7 @@ from .records import (
     Status,
     Waiting,
 )
+from .replayer import Replayed, Replayer
 from .sorting import sort_handlers
 from .spec import Cron, Interval, parse_spec
 from .submission import Placement, Submission
@@ -102,6 +104,7 @@ __all__ = [
     "Failure",
     "Headers",
     "Health",
+    "HistoryError",
     "HistoryEvent",
     "IdConflictPolicy",
     "IdReusePolicy",
@@ -121,6 +124,8 @@ __all__ = [
     "Proceed",
     "QueueFull",
     "RemoteError",
+    "Replayed",
+    "Replayer",
     "RetryPolicy",
     "ScheduleInfo",
     "ScheduleSpec",
@@ -145,6 +150,7 @@ __all__ = [
     "Worker",
     "WorkflowContext",
     "WorkflowHandle",
+    "WorkflowHistory",
     "ZapError",
     "__version__",
     "activity",

@@ -13,6 +13,7 @@ from .arguments import result_type
 from .calling import Caller
 from .converters import DataConverter
 from .errors import UpdateFailed, refusal
+from .exported import WorkflowHistory
 from .options import Durability, asked
 from .output import OutputItem, read_output
 from .pages import Pages
@@ -32,6 +33,7 @@ from .records import (
     error_of,
 )
 from .workflow.definition import handler_name
+from .workflow.history import EventPage
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
@@ -147,7 +149,7 @@ class ExecutionHandle(Generic[R]):
         return read_output(self._client, self.workflow_id, self.run_id, after, type)
 
     async def explain(self) -> list[Waiting]:
-        """What it waits for: a worker, a retry, a timer. Empty once it is closed."""
+        """What it waits for: a worker, a retry, a timer, and how its workflow task failed. Empty once it is closed."""
         return (await self._client.call(Op.EXPLAIN, self._run(), Explained)).waits_for
 
     async def cancel(self, reason: str = "", *, durability: Durability | None = None) -> Acknowledged:
@@ -239,6 +241,24 @@ class WorkflowHandle(ExecutionHandle[R]):
         name, body = update_body(converter, update, args, id)
         answer = await self._client.wait_updated(Op.UPDATE_WORKFLOW, name, self._run(**body))
         return update_outcome(converter, update, name, answer)
+
+    async def export_history(self) -> WorkflowHistory:
+        """Its whole history as it stands now, for a file and for `Replayer`; payloads stay as the server has them."""
+        info = await self.describe()
+        request = {"workflow_id": info.workflow_id, "run_id": info.run_id, "page_size": HISTORY_PAGE_EVENTS}
+        page = await self._client.call(Op.GET_WORKFLOW_HISTORY, request, EventPage)
+        events = page.events
+        while page.next_cursor:
+            request["after_event_id"] = page.next_cursor
+            page = await self._client.call(Op.GET_WORKFLOW_HISTORY, request, EventPage)
+            events += page.events
+        return WorkflowHistory(
+            namespace=self._client.namespace,
+            workflow_id=info.workflow_id,
+            run_id=info.run_id,
+            workflow_type=info.type,
+            events=events,
+        )
 
     async def reset(
         self, event_id: int, reason: str = "", *, durability: Durability | None = None

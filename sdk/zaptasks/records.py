@@ -538,6 +538,11 @@ def _reveal(answer: object, converter: DataConverter) -> object:
             )
         case HistoryPage():
             return replace(answer, events=[_reveal_event(event, converter) for event in answer.events])
+        case Explained():
+            return replace(
+                answer,
+                waits_for=[replace(item, reason=converter.find_text(item.reason)) for item in answer.waits_for],
+            )
         case ScheduleInfo():
             return _reveal_schedule(answer, converter)
         case ScheduleList():
@@ -562,6 +567,8 @@ def _reveal_event(event: HistoryEvent, converter: DataConverter) -> HistoryEvent
     }
     if "failure" in attributes:
         attributes["failure"] = converter.reveal_failure(attributes["failure"])
+    if isinstance(attributes.get("reason"), str):
+        attributes["reason"] = converter.find_text(attributes["reason"])
     return replace(event, attributes=attributes)
 
 

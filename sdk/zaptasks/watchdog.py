@@ -98,7 +98,7 @@ class Watchdog:
             return
         stack = "".join(traceback.format_stack(frame, limit=None)[-STACK_FRAMES_MAX:])
         log.warning(
-            "%s has held its worker for %.1f s without waiting for anything, and nothing else runs meanwhile. It is"
+            "%s has held its thread for %.1f s without waiting for anything, and nothing else runs there. It is"
             " here:\n%s",
             watched.label,
             held,

@@ -28,11 +28,16 @@ HIDDEN_REASON_BYTES_MAX: Final = 1_000
 
 def opened_task(converter: DataConverter, task: WorkflowTask) -> WorkflowTask:
     """A task with its payloads in the open. Raises `CodecError` for one whose codec or key is not here."""
-    history = [_opened_event(converter, event) for event in task.history]
+    history = opened_events(converter, task.history)
     updates = [
         msgspec.structs.replace(update, args=msgspec.Raw(open_json(converter, update.args))) for update in task.updates
     ]
     return msgspec.structs.replace(task, history=history, updates=updates)
+
+
+def opened_events(converter: DataConverter, events: Sequence[Event]) -> list[Event]:
+    """Events with their payloads in the open. Raises `CodecError`."""
+    return [_opened_event(converter, event) for event in events]
 
 
 def _opened_event(converter: DataConverter, event: Event) -> Event:

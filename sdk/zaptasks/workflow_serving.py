@@ -31,7 +31,7 @@ from .watchdog import Watchdog
 from .workflow import LocalCall, WorkflowTask, WorkflowTaskHandler, answer_body
 from .workflow import commands as c
 from .workflow.definition import is_definition
-from .workflow.history import STARTED, Event
+from .workflow.history import STARTED, Event, EventPage
 from .workflow_payloads import hidden_reason, open_json, opened_task, sealed_commands
 
 log = logging.getLogger("zaptasks.worker")
@@ -52,13 +52,6 @@ def split_workflows(workflows: Handlers) -> tuple[Workflows, Handlers]:
         return replaying, {name: target for name, target in workflows.items() if name not in replaying}
     targets = list(workflows)
     return [one for one in targets if is_definition(one)], [one for one in targets if not is_definition(one)]
-
-
-class _Page(msgspec.Struct, frozen=True):
-    """The answer to 0x66."""
-
-    events: list[Event] = []
-    next_cursor: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -222,7 +215,7 @@ class WorkflowServing:
                 if more and isinstance(more[0], c.FailTask):
                     commands = more
                     break
-                commands = commands + more
+                commands += more
             nursery.cancel_scope.cancel()
         return commands
 
@@ -318,7 +311,7 @@ async def _read(line: Line, workflow_id: str, run_id: str, after: int, until: in
             "after_event_id": after,
             "page_size": min(PAGE_EVENTS, until - after) if until else PAGE_EVENTS,
         }
-        page = decode_json(await line.call(Op.GET_WORKFLOW_HISTORY, request), _Page)
+        page = decode_json(await line.call(Op.GET_WORKFLOW_HISTORY, request), EventPage)
         events += page.events
         if not page.next_cursor or not page.events or (until and page.events[-1].event_id >= until):
             return events

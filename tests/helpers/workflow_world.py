@@ -23,6 +23,7 @@ from zapserver.engine.errors import NotFound, StaleToken
 from zapserver.engine.records import Event
 from zapserver.shapes import event as event_shape
 from zapserver.task_commands import read_answer
+from zaptasks import WorkflowHistory
 from zaptasks.workflow import LocalCall, WorkflowTask, WorkflowTaskHandler, answer_body, definition_of
 from zaptasks.workflow import commands as wc
 from zaptasks.workflow.history import Event as SdkEvent
@@ -194,6 +195,15 @@ class World:
 
     def history(self, started: c.Started) -> list[SdkEvent]:
         return read_events(self.d.events(started))
+
+    def exported(self, started: c.Started) -> WorkflowHistory:
+        return WorkflowHistory(
+            namespace="default",
+            workflow_id=started.workflow_id,
+            run_id=started.run_id,
+            workflow_type=self.d.execution(started).type,
+            events=self.history(started),
+        )
 
     def status(self, started: c.Started) -> str:
         return self.d.status(started).name

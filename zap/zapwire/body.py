@@ -35,7 +35,7 @@ from zapwire.errors import BadBody, LocalProtocolError
 from zapwire.frame import FRAME_BYTES_MAX, Buffer
 
 BODY_BYTES_MAX: Final = FRAME_BYTES_MAX
-"""No body is longer than the frame that it travels in."""
+"""No body is longer than the frame that it travels in. What is kept in files may be: `bytes_max` says how long."""
 
 BODY_DEPTH_MAX: Final = 200
 """How deep lists and maps may be nested: far above any real body, far below the interpreter's stack."""
@@ -75,14 +75,14 @@ def encode_json_with(encoder: msgspec.json.Encoder, value: object) -> bytes:
 
 
 @overload
-def decode_json(body: Buffer) -> Any: ...
+def decode_json(body: Buffer, *, bytes_max: int = ...) -> Any: ...
 @overload
-def decode_json(body: Buffer, type: type[T]) -> T: ...
-def decode_json(body: Buffer, type: Any = Any) -> Any:
+def decode_json(body: Buffer, type: type[T], *, bytes_max: int = ...) -> T: ...
+def decode_json(body: Buffer, type: Any = Any, *, bytes_max: int = BODY_BYTES_MAX) -> Any:
     """Decode a JSON body, into `type` where one is given (any type that msgspec understands)."""
     is_long = len(body) > BODY_DEPTH_MAX
     if is_long:
-        _check_received_size(body)
+        _check_received_size(body, bytes_max)
     try:
         text = str(body, "utf-8")
         if is_long and _json_too_deep(body):
@@ -99,7 +99,7 @@ def _json_decoder(type: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(type)
 
 
-def encode_cbor(value: object) -> bytes:
+def encode_cbor(value: object, *, bytes_max: int = BODY_BYTES_MAX) -> bytes:
     """Encode a value, msgspec structs and dataclasses included, as CBOR. Datetimes must have a time zone."""
     try:
         plain = msgspec.to_builtins(value, builtin_types=_CBOR_TYPES, str_keys=True)
@@ -107,16 +107,16 @@ def encode_cbor(value: object) -> bytes:
         body = cbor2.dumps(plain)
     except (msgspec.MsgspecError, cbor2.CBORError, TypeError, ValueError, RecursionError) as error:
         raise LocalProtocolError(f"the value cannot be sent as CBOR: {error}") from None
-    return _checked_size(body)
+    return _checked_size(body, bytes_max)
 
 
 @overload
-def decode_cbor(body: Buffer) -> Any: ...
+def decode_cbor(body: Buffer, *, bytes_max: int = ...) -> Any: ...
 @overload
-def decode_cbor(body: Buffer, type: type[T]) -> T: ...
-def decode_cbor(body: Buffer, type: Any = Any) -> Any:
+def decode_cbor(body: Buffer, type: type[T], *, bytes_max: int = ...) -> T: ...
+def decode_cbor(body: Buffer, type: Any = Any, *, bytes_max: int = BODY_BYTES_MAX) -> Any:
     """Decode a CBOR body, into `type` where one is given (any type that msgspec understands)."""
-    _check_received_size(body)
+    _check_received_size(body, bytes_max)
     stream = io.BytesIO(body)
     try:
         value = cbor2.CBORDecoder(
@@ -155,15 +155,15 @@ def json_from_cbor(body: Buffer) -> bytes:
         raise BadBody(f"the CBOR body cannot be read as JSON: {error}") from None
 
 
-def _checked_size(body: bytes) -> bytes:
-    if len(body) > BODY_BYTES_MAX:
-        raise LocalProtocolError(f"the value cannot be sent: {len(body)} bytes, at most {BODY_BYTES_MAX} are allowed")
+def _checked_size(body: bytes, bytes_max: int = BODY_BYTES_MAX) -> bytes:
+    if len(body) > bytes_max:
+        raise LocalProtocolError(f"the value cannot be sent: {len(body)} bytes, at most {bytes_max} are allowed")
     return body
 
 
-def _check_received_size(body: Buffer) -> None:
-    if len(body) > BODY_BYTES_MAX:
-        raise BadBody(f"the body has {len(body)} bytes, at most {BODY_BYTES_MAX} are allowed")
+def _check_received_size(body: Buffer, bytes_max: int) -> None:
+    if len(body) > bytes_max:
+        raise BadBody(f"the body has {len(body)} bytes, at most {bytes_max} are allowed")
 
 
 _NOT_STRUCTURE: Final = bytes(byte for byte in range(256) if byte not in b'[]{}"')

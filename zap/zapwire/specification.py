@@ -131,8 +131,9 @@ accepted or rejected with the answer. The answer (0xA2) says what the workflow w
     {"v":1,"cmds":[{"kind":"start-timer","id":"0.1","fire_after_ms":1000},{"kind":"complete","result":{"n":1}}]}
 
 An answer is applied as a whole or refused as a whole, with 400, or 429 past a limit; a refused one counts as a failed
-task. `id` names the place in the workflow's code; the events that follow from a command carry it as `commandId`.
-Payloads are JSON values.
+task. An answer of nothing but `reject-update` to a task that brought nothing but updates leaves no event; the run is
+then where it was, and `previous_event_id` of its next task stays. `id` names the place in the workflow's code; the
+events that follow from a command carry it as `commandId`. Payloads are JSON values.
 
 | kind | fields |
 |---|---|

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Generic, TypeVar, TypeVarTuple, Unpack, overload
 
 from zaptasks.activity_handle import ActivityTokenHandle
+from zaptasks.exported import WorkflowHistory
 from zaptasks.handles import ExecutionHandle, R, TaskHandle, WorkflowHandle
 from zaptasks.options import Durability, Seconds
 from zaptasks.output import OutputItem
@@ -235,6 +236,9 @@ class BlockingWorkflowHandle(BlockingExecutionHandle[R]):
         `CallFailed` with status 404 for a workflow that is not open, and `BadBody` for an answer of another type.
         """
         return self._loop.run(self._handle.update(update, *args, id=id), timeout, "the answer to the update")
+
+    def export_history(self) -> WorkflowHistory:
+        return self._loop.run(self._handle.export_history())
 
     def reset(
         self, event_id: int, reason: str = "", *, durability: Durability | None = None

@@ -61,6 +61,7 @@ from .effects import (
     uuid4,
     wait_signal,
 )
+from .endings import ContinueAsNew
 from .errors import (
     BrokenResourceError,
     Cancelled,
@@ -79,8 +80,10 @@ from .errors import (
     WorkflowTaskError,
     WouldBlock,
 )
-from .execution import ContinueAsNew, LocalCall, Run, WorkflowInfo
+from .execution import Run, WorkflowInfo
 from .local_activities import LocalActivityOptions, execute_local_activity
+from .local_calls import LocalCall
+from .places import Place
 from .scheduler import checkpoint, checkpoint_if_cancelled
 from .scopes import (
     TASK_STATUS_IGNORED,
@@ -95,6 +98,7 @@ from .scopes import (
     open_nursery,
 )
 from .sessions import Session, open_session
+from .steps import Step
 from .sync import CapacityLimiter, Condition, Event, Lock, Semaphore
 from .task_handler import WorkflowTask, WorkflowTaskHandler, answer_body
 from .waits import current_time, sleep, sleep_forever, sleep_until, wait_condition
@@ -131,6 +135,7 @@ __all__ = [
     "Nursery",
     "OnCancel",
     "ParentClosePolicy",
+    "Place",
     "ReadOnlyError",
     "Run",
     "Semaphore",
@@ -139,6 +144,7 @@ __all__ = [
     "SessionLost",
     "SessionNotOpened",
     "SignalChannel",
+    "Step",
     "TaskStatus",
     "TooSlowError",
     "WorkflowInfo",

@@ -19,8 +19,10 @@ from zaptasks.payloads import encode_arguments, encode_memo, encode_payload
 from . import commands as c
 from .channels import MemoryReceiveChannel
 from .definition import Bound, workflow_name
+from .endings import ContinueAsNew
 from .errors import EndOfChannel
-from .execution import ContinueAsNew, Run, WorkflowInfo, check_marker_id, current_run
+from .execution import Run, WorkflowInfo, current_run
+from .markers import check_marker_id
 from .scheduler import current_task, task_or_none
 
 T = TypeVar("T")
@@ -65,7 +67,7 @@ def side_effect(function: Callable[[], Any], /, *, type: Any = Any) -> Any:
     what it is read as.
     """
     name = getattr(function, "__qualname__", repr(function))
-    details = current_run().marker("side-effect", function, f"side effect {name}")
+    details = current_run().markers.marker("side-effect", function, f"side effect {name}")
     return msgspec.json.decode(details, type=type)
 
 
@@ -95,7 +97,7 @@ def mutable_side_effect(
             return None
         return new
 
-    details = current_run().changing_marker(f"{MUTABLE_SIDE_EFFECT}/{id}", changed, what)
+    details = current_run().markers.changing_marker(f"{MUTABLE_SIDE_EFFECT}/{id}", changed, what)
     return msgspec.json.decode(details, type=type)
 
 
@@ -104,7 +106,7 @@ def patched(patch_id: str) -> bool:
 
     The first answer for a patch holds for the whole run.
     """
-    return current_run().patched(patch_id, is_deprecated=False)
+    return current_run().markers.patched(patch_id, is_deprecated=False)
 
 
 def deprecate_patch(patch_id: str) -> None:
@@ -112,7 +114,7 @@ def deprecate_patch(patch_id: str) -> None:
 
     When no run is open that began while `patched` was there, this can go as well.
     """
-    current_run().patched(patch_id, is_deprecated=True)
+    current_run().markers.patched(patch_id, is_deprecated=True)
 
 
 def upsert_search_attributes(attributes: Mapping[str, object]) -> None:
@@ -169,7 +171,7 @@ def all_handlers_finished() -> bool:
 
     Not for handlers themselves, which would wait for their own end.
     """
-    return current_run().handlers_running == 0
+    return current_run().inbox.running == 0
 
 
 # --- signals, queries and updates of plain functions ------------------------------------------------------
@@ -210,7 +212,7 @@ def signals(name: str, type: type[T]) -> SignalChannel[T]: ...
 def signals(name: str, type: Any = Any) -> SignalChannel[Any]:
     """The signals of this name as a channel, those that came before included. Each value goes to one receiver."""
     current_task().check_may_change("take signals")
-    return SignalChannel(current_run().channel(name), msgspec.json.Decoder(type))
+    return SignalChannel(current_run().inbox.channel(name), msgspec.json.Decoder(type))
 
 
 @overload
@@ -242,7 +244,7 @@ def _add(kind: str, name: str, function: Callable[..., object]) -> Bound:
     bound = Bound(name, function, is_method=False)
     if kind == "query" and bound.is_async:
         raise TypeError(f"query {name!r} is {function!r}: a query only looks, so it must be a plain `def`")
-    current_run().add_handler(kind, bound)
+    current_run().inbox.add_handler(kind, bound)
     return bound
 
 

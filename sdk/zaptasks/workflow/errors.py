@@ -27,6 +27,9 @@ from zaptasks.errors import RemoteError
 from zapwire.errors import ZapError
 from zapwire.failure import Failure
 
+from .places import Place
+from .steps import Step
+
 
 class Cancelled(BaseException):
     """Raised where a task waits inside a cancelled scope. `reason` is what the canceler said, or empty."""
@@ -110,9 +113,36 @@ class WorkflowTaskError(ZapError):
 
 
 class NondeterminismError(WorkflowTaskError):
-    """The code does not do what the history says that it did."""
+    """The code does not do what the history says that it did.
+
+    `place` is where in the task tree they went apart (`0.2/3`), or which end or update it is about. `recorded` is what
+    the history has there and `new` what the code does, None for nothing. `source` is the line of the code, None where
+    none is known. `matched` are the last few commands before that which both have, each with the line that makes it.
+    """
 
     code: ClassVar[str] = "nondeterminism"
+
+    def __init__(
+        self,
+        place: str,
+        recorded: Step | None,
+        new: Step | None,
+        *,
+        source: Place | None = None,
+        matched: tuple[Step, ...] = (),
+    ) -> None:
+        line = "" if source is None else f"{source}: "
+        super().__init__(
+            f"{line}the workflow's code does not do what its history says that it did, at {place}:\n"
+            f"  recorded: {recorded or 'nothing under this id'}\n"
+            f"  new:      {new or 'nothing: the code did not come to it'}\n"
+            "Put the old code back, or keep it beside the new for runs that have begun: `if workflow.patched(...)`."
+        )
+        self.place = place
+        self.recorded = recorded
+        self.new = new
+        self.source = source
+        self.matched = matched
 
 
 class ForeignAwait(WorkflowTaskError):

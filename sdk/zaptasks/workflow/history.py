@@ -93,6 +93,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         return decode_failure(self.payload("failure") or b"")
 
 
+class EventPage(msgspec.Struct, frozen=True):
+    """A part of a history, as the server answers; `next_cursor` is 0 for the last."""
+
+    events: list[Event] = []
+    next_cursor: int = 0
+
+
 class Recorded(NamedTuple):
     """The trace of a command that some worker made."""
 
@@ -101,14 +108,14 @@ class Recorded(NamedTuple):
     """Its type or name, where a command of that kind has one."""
     event: Event
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """In the words that `commands.describe` has for the command."""
         if self.kind is c.StartTimer:
-            words = f"timer of {self.event.get('fireAfterMs', int) / 1000:g} s"
-        elif self.kind is c.Upsert:
-            words = "change of memo or search attributes"
-        else:
-            words = f"{_NOUNS[self.kind]} {self.subject!r}"
-        return f"{words} (event {self.event.event_id})"
+            return f"timer of {self.event.get('fireAfterMs', int) / 1000:g} s"
+        if self.kind is c.Upsert:
+            return "change of memo or search attributes"
+        return f"{_NOUNS[self.kind]} {self.subject!r}"
 
 
 _TRACES: Final[dict[str, tuple[type[c.Named], str]]] = {

@@ -18,7 +18,8 @@ from zaptasks.options import RetryPolicy, Seconds, check_options, to_seconds
 from zapwire.failure import decode_failure
 
 from .activities import decode_result
-from .execution import LocalCall, current_run
+from .execution import current_run
+from .local_calls import LocalCall
 from .places import caller
 from .scheduler import checkpoint_if_cancelled, current_task
 
@@ -81,7 +82,7 @@ async def execute_local_activity(
         start_to_close=None if start_to_close is None else to_seconds(start_to_close, "start_to_close") or None,
         retry_policy=options.get("retry_policy"),
     )
-    kept = msgspec.json.decode(await current_run().call_locally(call), type=_Kept)
+    kept = msgspec.json.decode(await current_run().local_calls.make(call), type=_Kept)
     if bytes(kept.failure):
         raise ActivityFailed(name, decode_failure(bytes(kept.failure)))
     return decode_result(result_reader(activity), bytes(kept.result), f"local activity {name!r}")

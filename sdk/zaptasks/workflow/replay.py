@@ -13,12 +13,17 @@ Order does not count: code that does the same things in another order, task by t
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from . import commands as c
 from . import history as h
 from .errors import NondeterminismError
 from .places import UNKNOWN, Place
+from .steps import Step, step_of_command, step_of_record
+
+MATCHED_SHOWN: Final = 5
+"""Of the commands on which code and history agreed, before a mismatch."""
 
 PATCH: Final = "patch"
 """The name of the markers that `workflow.patched` leaves."""
@@ -47,9 +52,9 @@ class Matching:
         elif event.event_type in h.OUTCOMES:
             self._closed.add(event.command_id)
 
-    def recorded_at(self, command_id: str) -> str | None:
+    def recorded_at(self, command_id: str) -> Step | None:
         recorded = self._recorded.get(command_id)
-        return None if recorded is None else str(recorded)
+        return None if recorded is None else step_of_record(recorded)
 
     # --- what the code does -------------------------------------------------------------------------------
 
@@ -73,23 +78,27 @@ class Matching:
 
     def check_made(self) -> None:
         """At the end of a replayed activation: the history has what the code made."""
-        for command_id, (command, place) in self._unchecked.items():
-            recorded = self._recorded.get(command_id)
-            if recorded is None or recorded.kind is not type(command) or recorded.subject != h.subject_of(command):
-                was = None if recorded is None else str(recorded)
-                raise self.mismatch(command_id, was, c.describe(command), place)
+        for command_id, (command, source) in self._unchecked.items():
+            if not self._has(command):
+                was = self.recorded_at(command_id)
+                raise self.mismatch(command_id, was, step_of_command(command, source), source)
         self._unchecked.clear()
 
     def check_all_made(self) -> None:
         """At the end of a replay: the code made what the history has."""
         for command_id, recorded in self._recorded.items():
             if command_id not in self._made and not _is_deprecated(recorded):
-                raise self.mismatch(command_id, str(recorded), None, UNKNOWN)
+                raise self.mismatch(command_id, step_of_record(recorded), None)
         for command_id, event in self._stopped.items():
             if command_id not in self._cancels:
-                place = self._made.get(command_id, UNKNOWN)
-                was = f"its cancel (event {event.event_id})"
-                raise self.mismatch(command_id, was, "it is not canceled", place)
+                was = Step(text="its cancel", kind="cancel", place=command_id, event_id=event.event_id)
+                now = Step(text="it is not canceled", place=command_id)
+                raise self.mismatch(command_id, was, now, self._made.get(command_id))
+
+    def _has(self, command: c.Named) -> bool:
+        """Whether the history has this command, by its id."""
+        recorded = self._recorded.get(command.id)
+        return recorded is not None and recorded.kind is type(command) and recorded.subject == h.subject_of(command)
 
     def unrecorded_cancels(self) -> list[c.Command]:
         """What a replay stopped or completed and the history knows nothing of: it is to be done now."""
@@ -100,14 +109,21 @@ class Matching:
         ]
         return commands + self._completions
 
-    def mismatch(self, command_id: str, was: str | None, now: str | None, place: Place) -> NondeterminismError:
-        line = f"{place}: " if place is not UNKNOWN else ""
-        return NondeterminismError(
-            f"{line}the workflow's code does not do what its history says that it did, at {command_id}:\n"
-            f"  recorded: {was or 'nothing under this id'}\n"
-            f"  new:      {now or 'nothing: the code did not come to it'}\n"
-            "Put the old code back, or keep it beside the new for runs that have begun: `if workflow.patched(...)`."
-        )
+    def mismatch(
+        self, place: str, was: Step | None, now: Step | None, source: Place | None = None
+    ) -> NondeterminismError:
+        """Where code and history went apart, with the last commands on which they agreed."""
+        until = was.event_id if was is not None and was.event_id else math.inf
+        agreed = [
+            step_of_record(recorded, line)
+            for command_id, line in self._made.items()
+            if (recorded := self._recorded.get(command_id)) is not None
+            and recorded.event.event_id < until
+            and (command_id not in self._unchecked or self._has(self._unchecked[command_id][0]))
+        ]
+        agreed.sort(key=lambda step: step.event_id)
+        known = None if source == UNKNOWN else source
+        return NondeterminismError(place, was, now, source=known, matched=tuple(agreed[-MATCHED_SHOWN:]))
 
 
 def _is_deprecated(recorded: h.Recorded) -> bool:

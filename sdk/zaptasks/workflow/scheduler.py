@@ -16,7 +16,7 @@ from contextvars import Context, copy_context
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from .errors import Broken, Evicted, ForeignAwait, NotInWorkflow, ReadOnlyError
+from .errors import Broken, Evicted, ForeignAwait, NotInWorkflow, ReadOnlyError, WorkflowTaskError
 from .places import Place, awaiting, suspended
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ FOREIGN: Final = ("trio", "asyncio", "anyio", "curio", "httpx", "aiohttp", "snif
 
 AWAITS_WHILE_CLOSING_MAX: Final = 100
 """Code that catches everything and awaits again, in a loop, is left after so many turns."""
+
+STEPS_MAX: Final = 1_000_000
+"""Turns of tasks between two waits of the whole run: 1.5 s of nothing but turns. Code that needs more is in a loop that
+awaits and never waits, and would hold its worker for ever."""
 
 PATH_CHARACTERS_MAX: Final = 900
 """Of the name of a task, which the ids of its commands begin with; a server takes ids of up to 1,000."""
@@ -276,12 +280,16 @@ class Scheduler:
     # --- running -----------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Step whoever is ready, until everybody waits. Raises what broke the run."""
+        """Step whoever is ready, until everybody waits. Raises what broke the run, and an endless loop does."""
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(None, None)  # the host's loop has no business with the generators of a workflow
         try:
+            steps = 0
             while True:
                 while self._ready:
+                    steps += 1
+                    if steps > STEPS_MAX:
+                        raise _endless(self._ready[0])
                     self._step(self._ready.popleft())
                     if self.broken is not None:
                         raise self.broken
@@ -400,6 +408,14 @@ class Scheduler:
         self.tasks.clear()
         _open.discard(self)
         return stuck
+
+
+def _endless(task: Task) -> WorkflowTaskError:
+    return WorkflowTaskError(
+        f"{suspended(task.coroutine)}: the workflow took {STEPS_MAX:,} steps and waited for nothing: this is a loop"
+        " that awaits only what is there already. After a cancel every wait ends at once, so do not go on when you"
+        " catch Cancelled; what has to be done then belongs under `CancelScope(shield=True)`"
+    )
 
 
 def foreign_await(place: Place, library: str) -> ForeignAwait:

@@ -163,7 +163,7 @@ class SessionManager:
         run = current_run()
         command_id = current_task().next_command_id()
         self._signal = f"{SESSION}/{command_id}"
-        run.watch_signal(self._signal, self._opened)
+        run.inbox.watch_signal(self._signal, self._opened)
         place = self._place = self._session._place = _Place(run, self._command(command_id), self._ended)
         try:
             await wait_condition(lambda: self._session.task_queue or place.is_done)
@@ -200,7 +200,7 @@ class SessionManager:
         """Let go of the place. Nothing can be asked of a run that is dropped."""
         run = current_run()
         if not run.is_closed:
-            run.unwatch_signal(self._signal)
+            run.inbox.unwatch_signal(self._signal)
             self._session.end(f"the session on {self._session.task_queue!r} is over: its block has ended")
             self._place.cancel()
 

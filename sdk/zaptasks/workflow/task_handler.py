@@ -22,7 +22,9 @@ from . import commands as c
 from . import history as h
 from .definition import Definition, definition_of
 from .errors import WorkflowTaskError
-from .execution import LocalCall, Run, UpdateRequest, WorkflowInfo
+from .execution import Run, WorkflowInfo
+from .inbox import UpdateRequest
+from .local_calls import LocalCall
 from .suspects import suspects
 
 log = logging.getLogger("zaptasks.workflow")
@@ -63,7 +65,7 @@ class WorkflowTaskHandler:
         runs_max: int = RUNS_MAX,
         metrics: MetricsHandler = NO_METRICS,
     ) -> None:
-        self._definitions = _table(workflows)
+        self._definitions = definitions_by_name(workflows)
         for definition in self._definitions.values():
             for suspect in suspects(definition):
                 log.warning("%s", suspect)
@@ -108,7 +110,7 @@ class WorkflowTaskHandler:
     def local_calls(self, run_id: str) -> list[LocalCall]:
         """What the worker is to do before it answers: until this is empty, commands follow from each `local_done`."""
         run = self._runs.get(run_id)
-        return [] if run is None else list(run.local_calls.values())
+        return [] if run is None else list(run.local_calls.open.values())
 
     def local_done(
         self, run_id: str, call_id: str, result: object = None, error: BaseException | None = None
@@ -142,7 +144,7 @@ class WorkflowTaskHandler:
 
     def _longest_idle(self) -> str:
         """The run that was used longest ago, but for those in the middle of a task."""
-        return next((run_id for run_id, run in self._runs.items() if not run.local_calls), "")
+        return next((run_id for run_id, run in self._runs.items() if not run.local_calls.open), "")
 
     def query(self, run_id: str, name: str, args: bytes | None = None) -> bytes:
         """The answer of a run at hand, as JSON. Raises `LookupError` without one, and what the query raises."""
@@ -203,7 +205,8 @@ def _check_complete(task: WorkflowTask, first: int) -> None:
         raise ValueError(f"the task needs the events {first} to {task.last_event_id}, and has {has}")
 
 
-def _table(workflows: Iterable[object] | Mapping[str, object]) -> dict[str, Definition]:
+def definitions_by_name(workflows: Iterable[object] | Mapping[str, object]) -> dict[str, Definition]:
+    """What a worker serves, by the types that it goes by. Raises `TypeError` and `ValueError` for what it cannot."""
     if isinstance(workflows, Mapping):
         return {name: definition_of(target) for name, target in workflows.items()}
     found: dict[str, Definition] = {}

@@ -26,6 +26,7 @@ _COMMANDS = {
     "worker": _Command("worker", "worker", "Run a worker for the handlers of a module."),
     "dead-letters": _Command("tasks", "dead_letters", "Tasks that failed for good."),
     "workflow": _Command("workflows", "workflow", "Start, look at and steer workflows and tasks."),
+    "replay": _Command("replay", "replay", "Hold workflows against exported histories."),
     "schedule": _Command("schedules", "schedule", "Make, look at and steer schedules."),
     "health": _Command("tasks", "health", "Ask a server how it is."),
     "backup": _Command("maintenance", "backup", "Copy a data directory, also of a running server."),

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from functools import partial
 
 import click
 
 from zapserver.cli.connecting import zap_options
+from zapserver.cli.modules import load_handlers
 from zapserver.cli.running import run
 from zapserver.logs import FORMATS, LEVELS, configure_logging
-from zaptasks import open_client, run_worker, sort_handlers
+from zaptasks import open_client, run_worker
 from zaptasks.options import PER_SECOND_MAX, PER_SECOND_MIN
 from zaptasks.sessions import PLACES_MAX
-from zaptasks.sorting import Sorted
 from zaptasks.worker import MAX_PROCESSES, MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
 
 RATE = click.FloatRange(PER_SECOND_MIN, PER_SECOND_MAX)
@@ -101,30 +98,3 @@ def worker(
             )
 
     run(partial(serve))
-
-
-def load_handlers(target: str) -> Sorted:
-    """The tasks, activities and workflows of `module:object`. What is wrong with it is a usage error."""
-    module_name, _, object_name = target.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: object = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there, and something that it imports is not
-        raise click.UsageError(f"there is no module {error.name!r}, here in {os.getcwd()} or installed") from None
-    except ValueError:
-        raise click.UsageError(f"{target!r} is no MODULE[:OBJECT], such as shop.tasks or shop.tasks:HANDLERS") from None
-    for name in object_name.split(".") if object_name else ():
-        try:
-            found = getattr(found, name)
-        except AttributeError:
-            raise click.UsageError(f"{module_name} has no {object_name!r}") from None
-    try:
-        handlers = sort_handlers(found)
-    except TypeError as error:
-        raise click.UsageError(f"{target}: {error}") from None
-    if not any(handlers):
-        raise click.UsageError(f"{target} holds no handlers: decorate some with @zaptasks.task, or name a list of them")
-    return handlers

@@ -93,7 +93,11 @@ async def list_(client: AsyncClient, output: Output, query: str, limit: int) -> 
 @_run_id
 @with_client
 async def history(client: AsyncClient, output: Output, workflow_id: str, run_id: str) -> None:
-    """Everything that happened to an execution."""
+    """Everything that happened to an execution. With --json it is what `zaptasks replay` reads."""
+    handle = client.get_handle(workflow_id, run_id)
+    if output.as_json:
+        click.echo((await handle.export_history()).to_json(), nl=False)
+        return
     rows = [
         {
             "event_id": event.event_id,
@@ -101,7 +105,7 @@ async def history(client: AsyncClient, output: Output, workflow_id: str, run_id:
             "event_type": event.event_type,
             "attributes": event.attributes,
         }
-        async for event in client.get_handle(workflow_id, run_id).history()
+        async for event in handle.history()
     ]
     columns = {"event_id": "EVENT", "event_time": "TIME", "event_type": "TYPE", "attributes": "ATTRIBUTES"}
     output.rows(rows, columns, none="no events")
@@ -214,5 +218,5 @@ async def explain(client: AsyncClient, output: Output, workflow_id: str, run_id:
         }
         for item in await client.get_handle(workflow_id, run_id).explain()
     ]
-    columns = {"what": "WHAT", "reason": "WAITS BECAUSE", "since": "SINCE", "until": "AT THE LATEST UNTIL"}
+    columns = {"what": "WHAT", "since": "SINCE", "until": "AT THE LATEST UNTIL", "reason": "WAITS BECAUSE"}
     output.rows(rows, columns, none=f"{workflow_id} waits for nothing: it is closed")

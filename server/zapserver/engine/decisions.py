@@ -15,7 +15,8 @@ a WORKFLOW_TASK_COMPLETED that says what the worker had seen; then the worker ge
     | record marker       | MARKER_RECORDED                                 | -                                        |
     | upsert              | WORKFLOW_EXECUTION_UPSERTED                     | -                                        |
     | accept update       | WORKFLOW_EXECUTION_UPDATE_ACCEPTED              | -                                        |
-    | reject update       | none                                            | -                                        |
+    | reject update       | none, and where there was nothing else, no      | -                                        |
+    |                     | WORKFLOW_TASK_COMPLETED either                  |                                          |
     | complete update     | WORKFLOW_EXECUTION_UPDATE_COMPLETED             | -                                        |
     | complete, fail, cancel, continue as new | the event of that end       | only as the last command                 |
 """
@@ -28,7 +29,7 @@ from zapserver.engine import activities, children, executions, matching, updates
 from zapserver.engine import commands as c
 from zapserver.engine.commands import Status, WorkflowCommand, WorkflowCommandKind
 from zapserver.engine.errors import EngineError, Invalid, LimitReached
-from zapserver.engine.records import CachedRun, EventType, Execution, WorkflowTask
+from zapserver.engine.records import CachedRun, EventType, Execution, Lease, WorkflowTask
 from zapserver.engine.retry import RetryPolicy
 from zapserver.engine.state import State
 from zapserver.engine.validation import (
@@ -74,6 +75,30 @@ def complete(s: State, task: WorkflowTask, commands: tuple[c.TaskCommand, ...], 
     assert lease is not None
     check(s, execution, commands, now_ms)
     wakeups.succeeded(execution)
+    if not _is_without_trace(task, commands):
+        _record_answer(s, task, lease, now_ms)
+        if _would_overflow(s, execution, commands):
+            _close_as_full(s, execution, now_ms)
+            return
+    for command in commands:
+        apply(s, execution, command, now_ms)
+    if not execution.status.is_open:
+        return
+    updates.reject_unanswered(s, execution)
+    execution.cached_by = CachedRun(lease.peer, lease.subscription_id, execution.seen_event_id)
+    execution.task = None
+    subscription = s.release(task)
+    s.touch(execution)
+    s.timers.update(execution)
+    if subscription is not None:
+        s.queues[subscription.queue].credit(subscription)
+    wakeups.wake(s, execution, now_ms)  # before the line: this worker has the run at hand
+    if subscription is not None:
+        matching.serve(s, subscription, now_ms)
+
+
+def _record_answer(s: State, task: WorkflowTask, lease: Lease, now_ms: int) -> None:
+    execution = task.execution
     execution.is_replayed = True
     execution.seen_event_id = task.last_event_id
     s.record(
@@ -84,29 +109,22 @@ def complete(s: State, task: WorkflowTask, commands: tuple[c.TaskCommand, ...], 
         attempt=task.attempt,
         **lease.holder,
     )
-    if _would_overflow(s, execution, commands):
-        text = (
-            f"the history has {execution.history_length} events and {execution.history_bytes} bytes, and may grow no"
-            " more: continue as new before that"
-        )
-        failure = encode_failure(Failure(message=text, code=HISTORY_FULL_ERROR, non_retryable=True))
-        executions.close(s, execution, Status.FAILED, now_ms, failure=failure)
-        return
-    for command in commands:
-        apply(s, execution, command, now_ms)
-    if not execution.status.is_open:
-        return
-    updates.reject_unanswered(s, execution)
-    execution.cached_by = CachedRun(lease.peer, lease.subscription_id, task.last_event_id)
-    execution.task = None
-    subscription = s.release(task)
-    s.touch(execution)
-    s.timers.update(execution)
-    if subscription is not None:
-        s.queues[subscription.queue].credit(subscription)
-    wakeups.wake(s, execution, now_ms)  # before the line: this worker has the run at hand
-    if subscription is not None:
-        matching.serve(s, subscription, now_ms)
+
+
+def _close_as_full(s: State, execution: Execution, now_ms: int) -> None:
+    text = (
+        f"the history has {execution.history_length} events and {execution.history_bytes} bytes, and may grow no"
+        " more: continue as new before that"
+    )
+    failure = encode_failure(Failure(message=text, code=HISTORY_FULL_ERROR, non_retryable=True))
+    executions.close(s, execution, Status.FAILED, now_ms, failure=failure)
+
+
+def _is_without_trace(task: WorkflowTask, commands: tuple[c.TaskCommand, ...]) -> bool:
+    """Whether the answer only rejects updates, and the task had nothing else: the history tells of neither, and the run
+    is where it was."""
+    only_rejects = all(isinstance(command, c.RejectUpdateCommand) for command in commands)
+    return bool(commands) and only_rejects and not task.has_news
 
 
 def _would_overflow(s: State, execution: Execution, commands: tuple[c.TaskCommand, ...]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from zapserver.engine.commands import Status
+from zapserver.engine.executions import rfc3339
 from zapserver.engine.records import Execution, WorkflowTask
 from zapserver.engine.state import State
 
@@ -27,7 +28,7 @@ def timers(execution: Execution) -> list[Waiting]:
     return [
         Waiting(
             what=f"timer {timer.command_id}",
-            reason="the workflow sleeps until the timer fires",
+            reason="the workflow sleeps until the timer fires" + _all_the_same(execution),
             since_ms=timer.started_ms,
             until_ms=timer.due_ms,
         )
@@ -39,11 +40,15 @@ def children(execution: Execution) -> list[Waiting]:
     return [
         Waiting(
             what=child.type,
-            reason=f"the child workflow {child.workflow_id!r} is open",
+            reason=f"the child workflow {child.workflow_id!r} is open" + _all_the_same(execution),
             since_ms=child.started_ms,
         )
         for child in execution.children.values()
     ]
+
+
+def _all_the_same(execution: Execution) -> str:
+    return "; the workflow was asked to cancel, and has not ended" if execution.status is Status.CANCELING else ""
 
 
 def updates(execution: Execution) -> list[Waiting]:
@@ -69,8 +74,7 @@ def workflow_task(s: State, execution: Execution) -> list[Waiting]:
     if task.lease is not None:
         return [_out(execution, task)]
     if execution.task_retry_ms is not None:
-        reason = f"its workflow task failed {execution.task_failures} times in a row and backs off"
-        reason += f"; the last time: {execution.task_failure}"
+        reason = f"the next try is at {rfc3339(execution.task_retry_ms)}" + _failures(execution)
         since_ms, until_ms = task.ready_ms, execution.task_retry_ms
         return [Waiting(what=execution.type, reason=reason, since_ms=since_ms, until_ms=until_ms, attempt=task.attempt)]
     if execution.status is Status.CANCELING and not execution.is_replayed:
@@ -102,10 +106,11 @@ def _out(execution: Execution, task: WorkflowTask) -> Waiting:
 
 
 def _failures(execution: Execution) -> str:
+    """How often its workflow task failed, and with what. The error stands last: a client may have to decrypt it."""
     if not execution.task_failures:
         return ""
-    text = f"; its workflow task failed {execution.task_failures} time(s) in a row"
-    return f"{text}; the last time: {execution.task_failure}"
+    times = "once" if execution.task_failures == 1 else f"{execution.task_failures} times in a row"
+    return f"; its workflow task failed {times}, the last time with: {execution.task_failure}"
 
 
 def nothing_pending(execution: Execution) -> Waiting:

@@ -279,6 +279,7 @@ def _deliver_to_replaying_worker(s: State, task: WorkflowTask, subscription: Sub
     assert task.lease is not None
     task.lease.has_updates = bool(requests)
     task.last_event_id = execution.history_length
+    task.has_news = execution.news_event_id > execution.seen_event_id
     told_event_id = events[-1].event_id if events else previous_event_id
     s.timers.update(execution)
     s.effects.append(

@@ -139,6 +139,7 @@ def reset(s: State, source: Execution, command: ResetExecution, now_ms: int) -> 
         EventType.EXECUTION_RESET,
         now_ms,
         baseRunId=source.run_id,
+        originalRunId=_original_run_id(source, history),
         eventId=cut,
         reason=command.reason,
         identity=command.identity,
@@ -156,6 +157,15 @@ def reset(s: State, source: Execution, command: ResetExecution, now_ms: int) -> 
     execution.news_event_id = execution.history_length
     executions.set_off(s, execution, now_ms)
     return Started(workflow_id=execution.workflow_id, run_id=execution.run_id)
+
+
+def _original_run_id(source: Execution, history: list[Event]) -> str:
+    """The run that no reset made: its id is the seed of what its workflow drew at random, and stays so."""
+    for event in history:
+        if event.type is EventType.EXECUTION_RESET:
+            original: str = event.attributes.get("originalRunId") or event.attributes["baseRunId"]
+            return original
+    return source.run_id
 
 
 def _whole_answers(history: list[Event], event_id: int) -> int:

@@ -256,6 +256,8 @@ class WorkflowTask(QueuedTask):
     """How many activities the present holder asked for; after a redelivery it asks again from the first."""
     last_event_id: int = 0
     """Up to where the present, replaying worker was told the history."""
+    has_news: bool = True
+    """Whether it was told anything that the workflow's code has to see; else it has only updates to look at."""
     starter_subscription: str = ""
     """Of a worker of whoever started the run, which is preferred until another has the run at hand."""
 

@@ -102,6 +102,7 @@ class WorkflowTaskRecord(_Record):
     lease: Lease | None = None
     calls_made: int = 0
     last_event_id: int = 0
+    has_news: bool = True
 
 
 class TimerRecord(_Record):
@@ -275,6 +276,7 @@ def encode_execution(execution: Execution) -> bytes:
                 attempt=task.attempt, ready_ms=task.ready_ms, lease=task.lease, calls_made=task.calls_made
             )
             record.task.last_event_id = task.last_event_id
+            record.task.has_news = task.has_news
         if execution.is_task:
             for activity in execution.open_activities.values():
                 record.activity = _activity_record(activity)
@@ -314,6 +316,7 @@ def restored_task(execution: Execution, record: WorkflowTaskRecord) -> WorkflowT
         lease=record.lease,
         calls_made=record.calls_made,
         last_event_id=record.last_event_id,
+        has_news=record.has_news,
     )
 
 

@@ -149,11 +149,11 @@ class Views:
         execution = self._s.execution(workflow_id, run_id)
         if not execution.status.is_open:
             return []
-        waiting = [self._explain_activity(activity) for activity in execution.open_activities.values()]
+        waiting = explaining.workflow_task(self._s, execution)
+        waiting += [self._explain_activity(activity) for activity in execution.open_activities.values()]
         waiting += explaining.timers(execution)
         waiting += explaining.children(execution)
         waiting += explaining.updates(execution)
-        waiting += explaining.workflow_task(self._s, execution)
         return waiting or [explaining.nothing_pending(execution)]
 
     def _explain_activity(self, activity: Activity) -> Waiting:
