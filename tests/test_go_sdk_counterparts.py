@@ -68,11 +68,6 @@ LACKING = (
 """What it has no name for."""
 
 PENDING = {
-    "client.get_activity_handle",
-    "activity.complete_later",
-    "activity.defn(name=)",
-    "activity.info",
-    "task.task_token",
     "testing.ActivityEnvironment",
     "testing.WorkflowEnvironment",
     "testing.WorkflowEnvironment(skip_time=)",
