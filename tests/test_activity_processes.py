@@ -338,7 +338,7 @@ def test_a_function_of_the_main_script_is_refused_with_what_to_do(monkeypatch: p
 
 async def test_the_number_of_processes_is_announced_as_slots() -> None:
     async with open_fake_server() as fake:
-        with pytest.raises(ValueError, match="max_processes=0: each must be at least 1"):
+        with pytest.raises(ValueError, match="max_processes is 0: it must be at least 1"):
             async with at_fake(fake, tasks=[handlers.who], max_processes=0):
                 pass
         async with at_fake(fake, tasks=[handlers.who], max_processes=3, slots=2):

@@ -658,3 +658,19 @@ async def test_a_worker_without_the_key_fails_the_task_and_leaves_the_run_to_oth
             await state_is(handle, 1, "WORKFLOW_TASK_FAILED")
         async with open_worker(client, workflows=[echo]):
             assert await handle.result() == "secret"
+
+
+async def test_a_worker_keeps_as_many_runs_at_hand_as_it_is_told_and_replays_the_others() -> None:
+    async with (
+        open_real_server() as server,
+        zaptasks.open_client(server.zap) as client,
+        zaptasks.open_worker(client, "orders", workflows=[Order], activities=[charge], max_cached_runs=1) as worker,
+    ):
+        handles = [await client.start_workflow(Order.run, "tea", task_queue="orders") for _ in range(3)]
+        for handle in handles:
+            assert await handle.query(Order.state) == "0 waits"
+        assert sum(worker._serving.has(handle.run_id) for handle in handles) <= 1
+        for handle in handles:
+            await handle.signal(Order.approve)
+            with trio.fail_after(10):
+                assert len(await handle.result()) == 1

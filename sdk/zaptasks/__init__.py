@@ -69,6 +69,7 @@ from .sorting import sort_handlers
 from .spec import Cron, Interval, parse_spec
 from .submission import Placement, Submission
 from .worker import Worker, open_worker, run_worker
+from .worker_options import WorkerOptions
 from .workflow_runner import WorkflowContext
 from .workflow_start import StartOptions, WithStart
 
@@ -148,6 +149,7 @@ __all__ = [
     "Waiting",
     "WithStart",
     "Worker",
+    "WorkerOptions",
     "WorkflowContext",
     "WorkflowHandle",
     "WorkflowHistory",

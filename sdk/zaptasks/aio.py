@@ -17,9 +17,9 @@ import asyncio
 import logging
 import signal
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
 from zapwire.client_link import Backoff
 
@@ -29,13 +29,11 @@ from .asyncio_bridge import call, hold, on_asyncio, running_loop
 from .asyncio_interceptors import interceptors_on_asyncio
 from .client import AsyncClient
 from .converters import PLAIN, DataConverter
-from .handlers import Function, Handlers, Kind
+from .handlers import Function, Kind
 from .headers import HeaderSource
-from .interceptors import Interceptor
-from .metrics import NO_METRICS, MetricsHandler
-from .options import Bodies, Seconds
+from .options import Bodies, Seconds, check_options
 from .trio_thread import Block
-from .worker import MAX_PROCESSES, MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
+from .worker_options import WorkerOptions
 
 __all__ = ["Client", "Worker", "open_client", "open_worker", "run_worker"]
 
@@ -170,23 +168,7 @@ async def open_client(
 
 @asynccontextmanager
 async def open_worker(
-    client: AsyncClient,
-    task_queue: str = "default",
-    *,
-    tasks: Handlers = (),
-    activities: Handlers = (),
-    workflows: Handlers = (),
-    slots: int = SLOTS,
-    max_threads: int = MAX_THREADS,
-    max_processes: int = MAX_PROCESSES,
-    identity: str = "",
-    build_id: str = "",
-    interceptors: Iterable[Interceptor] = (),
-    tasks_per_second: float | None = None,
-    queue_tasks_per_second: float | None = None,
-    sessions: int = 0,
-    metrics: MetricsHandler = NO_METRICS,
-    shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
+    client: AsyncClient, task_queue: str = "default", **options: Unpack[WorkerOptions]
 ) -> AsyncIterator[Worker]:
     """Serve a task queue for the length of an `async with` block, as `zaptasks.open_worker` does.
 
@@ -198,74 +180,31 @@ async def open_worker(
     `CancelledError` and `current_task().cancel_reason` say why. It may clean up for 30 seconds.
     """
     loop = running_loop()
-    manager = trio_worker.open_worker(
-        client,
-        task_queue,
-        tasks=on_asyncio(loop, tasks, Kind.TASK),
-        activities=on_asyncio(loop, activities, Kind.ACTIVITY),
-        workflows=workflows,
-        slots=slots,
-        max_threads=max_threads,
-        max_processes=max_processes,
-        identity=identity,
-        build_id=build_id,
-        interceptors=interceptors_on_asyncio(loop, interceptors),
-        tasks_per_second=tasks_per_second,
-        queue_tasks_per_second=queue_tasks_per_second,
-        sessions=sessions,
-        metrics=metrics,
-        shutdown_timeout=shutdown_timeout,
+    check_options(options, WorkerOptions, "open_worker")
+    carried = WorkerOptions(
+        **options
+        | {
+            "tasks": on_asyncio(loop, options.get("tasks", ()), Kind.TASK),
+            "activities": on_asyncio(loop, options.get("activities", ()), Kind.ACTIVITY),
+            "interceptors": interceptors_on_asyncio(loop, options.get("interceptors", ())),
+        }
     )
-    async with hold(manager) as (block, inner):
+    async with hold(trio_worker.open_worker(client, task_queue, **carried)) as (block, inner):
         yield Worker(block, inner, loop)
 
 
-async def run_worker(
-    client: AsyncClient,
-    task_queue: str = "default",
-    *,
-    tasks: Handlers = (),
-    activities: Handlers = (),
-    workflows: Handlers = (),
-    slots: int = SLOTS,
-    max_threads: int = MAX_THREADS,
-    max_processes: int = MAX_PROCESSES,
-    identity: str = "",
-    build_id: str = "",
-    interceptors: Iterable[Interceptor] = (),
-    tasks_per_second: float | None = None,
-    queue_tasks_per_second: float | None = None,
-    sessions: int = 0,
-    metrics: MetricsHandler = NO_METRICS,
-    shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
-) -> None:
+async def run_worker(client: AsyncClient, task_queue: str = "default", **options: Unpack[WorkerOptions]) -> None:
     """Serve a task queue until SIGTERM or SIGINT, then drain and return. Only on the main thread's loop.
 
     A second signal ends the draining: what still runs is handed back at once.
     """
     loop = running_loop()
+    check_options(options, WorkerOptions, "run_worker")
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
     try:
-        async with open_worker(
-            client,
-            task_queue,
-            tasks=tasks,
-            activities=activities,
-            workflows=workflows,
-            slots=slots,
-            max_threads=max_threads,
-            max_processes=max_processes,
-            identity=identity,
-            build_id=build_id,
-            interceptors=interceptors,
-            tasks_per_second=tasks_per_second,
-            queue_tasks_per_second=queue_tasks_per_second,
-            sessions=sessions,
-            metrics=metrics,
-            shutdown_timeout=shutdown_timeout,
-        ) as worker:
+        async with open_worker(client, task_queue, **options) as worker:
             first = await signals.get()
             log.info("%s: taking no more work; %d tasks run", first.name, worker.running)
             draining = asyncio.ensure_future(worker.drain())

@@ -13,19 +13,17 @@ again and subscribes again, by itself.
 from __future__ import annotations
 
 import logging
-import os
 import signal
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 import msgspec
 import trio
 
-from zapwire.body import decode_json
 from zapwire.encodings import with_json
 from zapwire.envelope import Envelope
-from zapwire.errors import BadBody, CallFailed, ConnectionLost, ZapError
+from zapwire.errors import BadBody, ConnectionLost, ZapError
 from zapwire.link import Link
 from zapwire.link_handler import RefusingHandler
 from zapwire.opcodes import Op
@@ -42,16 +40,15 @@ from .deliveries import (
     WorkflowCancel,
     WorkflowDelivery,
 )
-from .errors import BUSY
 from .groups import unwrapped
-from .handlers import NAME_CHARACTERS_MAX, Function, Handler, Handlers, Kind, check_name, table
-from .interceptors import Interceptor, checked_interceptors
-from .line import TOO_MANY, Line
-from .metrics import NO_METRICS, MetricsHandler
-from .options import Seconds, to_rate, to_seconds
+from .handlers import Function, Handler, Kind, check_name, table
+from .interceptors import checked_interceptors
+from .line import Line
+from .options import check_options, to_rate, to_seconds
 from .processes import ProcessPool
 from .sessions import SessionHost
-from .subscription import Subscribed, Subscription
+from .subscription import Subscription, Subscriptions
+from .worker_options import WorkerOptions, WorkerSettings
 from .workflow import WorkflowTask
 from .workflow.sessions import SESSION
 from .workflow_runner import WorkflowRun, WorkflowRunner
@@ -59,20 +56,12 @@ from .workflow_serving import Served, WorkflowServing, split_workflows
 
 log = logging.getLogger("zaptasks.worker")
 
-SLOTS: Final = 100
-MAX_THREADS: Final = 40
-MAX_PROCESSES: Final = os.cpu_count() or 1
-SHUTDOWN_SECONDS: Final = 30.0
-
 UNSUBSCRIBE_SECONDS_MAX: Final = 1.0
 """How long a worker that is canceled waits for the end of its subscriptions, before it hands back what runs. Without
 that the server would deliver it again to this worker, and charge the attempt when the connection ends."""
 
 HAND_BACK_SECONDS_MAX: Final = 5.0
 """How long a worker that leaves gives its canceled handlers to clean up, and the server to take tasks back."""
-
-SUBSCRIBE_AGAIN_SECONDS: Final = 5.0
-"""After a refused subscription: often enough for a namespace that is registered late, too rare to be a load."""
 
 _DELIVERIES: Final[dict[int, Any]] = {
     Op.DELIVER_ACTIVITY_TASK: msgspec.json.Decoder(ActivityDelivery),
@@ -88,60 +77,41 @@ _workflow_tasks: Final = msgspec.json.Decoder(WorkflowTask)
 class Worker(RefusingHandler):
     """A running worker. Made by `open_worker`."""
 
-    def __init__(
-        self,
-        client: AsyncClient,
-        task_queue: str,
-        *,
-        tasks: Handlers,
-        activities: Handlers,
-        workflows: Handlers,
-        slots: int,
-        max_threads: int,
-        max_processes: int,
-        identity: str,
-        build_id: str,
-        interceptors: Iterable[Interceptor],
-        tasks_per_second: float | None,
-        queue_tasks_per_second: float | None,
-        sessions: int,
-        metrics: MetricsHandler,
-        shutdown_timeout: Seconds,
-    ) -> None:
-        if slots < 1 or max_threads < 1 or max_processes < 1:
-            bounds = f"slots={slots}, max_threads={max_threads}, max_processes={max_processes}"
-            raise ValueError(f"{bounds}: each must be at least 1")
+    def __init__(self, client: AsyncClient, task_queue: str, settings: WorkerSettings) -> None:
         self.task_queue: Final = check_name(task_queue, Kind.TASK)
-        self.identity: Final = identity or client.identity
-        self.build_id: Final = _checked_build_id(build_id)
-        self._interceptors = checked_interceptors(interceptors)
+        self.identity: Final = settings.identity or client.identity
+        self.build_id: Final = settings.build_id
+        self._interceptors = checked_interceptors(settings.interceptors)
         self._client = client
-        self._shutdown_seconds = to_seconds(shutdown_timeout, "shutdown_timeout")
-        self._slots = slots
-        self._threads = min(slots, max_threads)
+        self._shutdown_seconds = to_seconds(settings.shutdown_timeout, "shutdown_timeout")
+        self._slots = settings.slots
+        self._threads = min(settings.slots, settings.max_threads)
+        self._max_processes = min(settings.slots, settings.max_processes)
         self._limiter = trio.CapacityLimiter(self._threads)
-        self._max_processes = min(slots, max_processes)
-        self._per_second = to_rate(tasks_per_second, "tasks_per_second")
-        self._queue_per_second = to_rate(queue_tasks_per_second, "queue_tasks_per_second")
-        self._sessions = SessionHost(sessions, self.identity, self._announce_session)
-        self._metrics = metrics
-        self._tasks = table(tasks, Kind.TASK)
-        self._activities = table(activities, Kind.ACTIVITY)
-        replaying, held = split_workflows(workflows)
+        self._per_second = to_rate(settings.tasks_per_second, "tasks_per_second")
+        self._queue_per_second = to_rate(settings.queue_tasks_per_second, "queue_tasks_per_second")
+        self._sessions = SessionHost(settings.sessions, self.identity, self._announce_session)
+        self._metrics = settings.metrics
+        self._tasks = table(settings.tasks, Kind.TASK)
+        self._activities = table(settings.activities, Kind.ACTIVITY)
+        replaying, held = split_workflows(settings.workflows)
         workflow_table = table(held, Kind.WORKFLOW)
         self._serving = WorkflowServing(
             replaying,
             namespace=client.namespace,
             task_queue=task_queue,
             converter=client.converter,
-            max_threads=max_threads,
-            metrics=metrics,
+            max_threads=settings.max_threads,
+            runs_max=settings.max_cached_runs,
+            metrics=settings.metrics,
         )
         for name in set(self._serving.types) & workflow_table.keys():
             raise ValueError(f"workflow {name!r} is registered twice: under @workflow.defn, and as a plain function")
         self._workflows = WorkflowRunner(workflow_table, task_queue=task_queue, converter=client.converter)
-        self._subscriptions: list[Subscription] = []
-        self._plan(workflow_table)
+        identity = {"identity": self.identity, "sdk_name": SDK_NAME, "sdk_version": VERSION}
+        if self.build_id:
+            identity["build_id"] = self.build_id
+        self._subscriptions = Subscriptions(identity, self._planned(sorted(workflow_table)))
         self._attempts: dict[str, Attempt] = {}
         self._running = 0
         self._idle = trio.Event()
@@ -151,8 +121,9 @@ class Worker(RefusingHandler):
         self._nursery: trio.Nursery  # where handlers run; opened with the connection
         self._processes: ProcessPool
 
-    def _plan(self, workflows: dict[str, Handler]) -> None:
+    def _planned(self, workflows: list[str]) -> list[Subscription]:
         """One subscription for each bound, with the types that it holds for."""
+        planned: list[Subscription] = []
         served = {**self._activities, **self._tasks}
         asynchronous = sorted(name for name, handler in served.items() if handler.is_async)
         apart = sorted(name for name, handler in served.items() if handler.in_process)
@@ -165,16 +136,15 @@ class Worker(RefusingHandler):
                 (self._max_processes, apart),
             ):
                 if types:
-                    self._subscriptions.append(self._to_activities(task_queue, types, slots))
+                    planned.append(self._to_activities(task_queue, types, slots))
         if self._sessions.places:
             self._activities[SESSION] = Handler(SESSION, self._sessions.hold, Kind.ACTIVITY)
             places = self._sessions.places
-            self._subscriptions.append(Subscription(Op.SUBSCRIBE_ACTIVITY_TASKS, self.task_queue, [SESSION], places))
-        for types, replays in ((sorted(workflows), False), (self._serving.types, True)):
+            planned.append(Subscription(Op.SUBSCRIBE_ACTIVITY_TASKS, self.task_queue, [SESSION], places))
+        for types, replays in ((workflows, False), (self._serving.types, True)):
             if types:
-                self._subscriptions.append(
-                    Subscription(Op.SUBSCRIBE_WORKFLOW_TASKS, self.task_queue, types, self._slots, replays)
-                )
+                planned.append(Subscription(Op.SUBSCRIBE_WORKFLOW_TASKS, self.task_queue, types, self._slots, replays))
+        return planned
 
     def _to_activities(self, task_queue: str, types: list[str], slots: int) -> Subscription:
         return Subscription(
@@ -215,8 +185,7 @@ class Worker(RefusingHandler):
 
     async def subscribed(self) -> None:
         """Wait until the server has taken every subscription. Raises `CallFailed` for one that it refuses."""
-        for subscription in self._subscriptions:
-            await subscription.wait()
+        await self._subscriptions.granted()
 
     async def add_task(self, name: str, function: Function, *, slots: int = 1) -> None:
         """Serve one more type of task, with slots of its own; returns once the server knows.
@@ -224,68 +193,28 @@ class Worker(RefusingHandler):
         A name that is served already gets the new function, from the next delivery on, and keeps its slots.
         """
         self._tasks[check_name(name, Kind.TASK)] = Handler(name, function)
-        subscription = next((known for known in self._subscriptions if known.serves_task(name)), None)
+        subscription = self._subscriptions.to_task(name)
         if subscription is None:
             subscription = self._to_activities(self.task_queue, [name], slots)
-            self._subscriptions.append(subscription)
-            if self._line is not None:
-                self._nursery.start_soon(self._subscribe, subscription, self._line)
+            self._subscriptions.add(subscription, self._nursery)
         await subscription.wait()
-
-    async def _subscribe(self, subscription: Subscription, line: Line) -> None:
-        """Ask until the server grants it or the connection ends."""
-        request: dict[str, object] = {
-            "identity": self.identity,
-            "sdk_name": SDK_NAME,
-            "sdk_version": VERSION,
-            **subscription.request(),
-        }
-        if self.build_id:
-            request["build_id"] = self.build_id
-        while line is self._line and not self._is_draining:
-            try:
-                if subscription.needs_ours and not line.is_ours:
-                    raise CallFailed(501, f"this server {subscription.needs_ours}")
-                answer = await line.call(subscription.opcode, request)
-                subscription.id = decode_json(answer, Subscribed).subscription_id
-                subscription.refusal = None
-                subscription.answered.set()
-                return
-            except ConnectionLost:
-                # With a connection that goes on, whether it delivers here now is unknown. Only a new one makes it sure.
-                line.close("a subscription was not answered")
-                return
-            except CallFailed as error:
-                if error.status in BUSY and error.status != TOO_MANY:
-                    line.note_status(error.status, error.detail)  # no refusal: it is to be served once it is well
-                    await trio.sleep(SUBSCRIBE_AGAIN_SECONDS)
-                    continue
-                log.error(
-                    "the server refused to deliver %s from %r: %s", subscription.types, subscription.task_queue, error
-                )
-                subscription.refusal = error
-                subscription.answered.set()
-            except ZapError as error:
-                log.error("subscribing to %r failed: %s", self.task_queue, error)
-            await trio.sleep(SUBSCRIBE_AGAIN_SECONDS)
 
     def subscription_for(self, task_queue: str, workflow_type: str) -> str:
         """The subscription that brings it new runs of a workflow under `@workflow.defn`; "" if none does now."""
-        if task_queue != self.task_queue or self._line is None or self._is_draining:
-            return ""
-        return next((each.id for each in self._subscriptions if each.replays and workflow_type in each.types), "")
+        return self._subscriptions.to_workflow(task_queue, workflow_type)
 
     # --- what the connection tells -----------------------------------------------------------------------
 
     def connected(self, link: Link) -> None:
         self._line = Line(link, namespace=self._client.namespace, timeout=self._client.timeout)
-        for subscription in self._subscriptions:
-            self._nursery.start_soon(self._subscribe, subscription, self._line)
+        if not self._is_draining:
+            self._subscriptions.begin(self._line, self._nursery)
 
     def disconnected(self, link: Link, error: ZapError) -> None:
         if self._line is not None:
             self._line.end()
         self._line = None
+        self._subscriptions.stop_asking()
         if self._running:
             log.warning("lost the connection with %d tasks running, others get them: %s", self._running, error)
         for attempt in self._attempts.values():
@@ -418,21 +347,9 @@ class Worker(RefusingHandler):
             log.warning("%d tasks still run after %g s: they are handed back", self._running, self._shutdown_seconds)
 
     async def _unsubscribe_all(self) -> None:
-        async with trio.open_nursery() as nursery:
-            for subscription in self._subscriptions:
-                nursery.start_soon(self._unsubscribe, subscription)
-
-    async def _unsubscribe(self, subscription: Subscription) -> None:
-        line = self._line
-        if line is None or not subscription.id:
-            return
-        try:
-            await line.call(Op.UNSUBSCRIBE_TASKS, {"subscription_id": subscription.id})
-            subscription.id = ""
-        except ConnectionLost:
-            pass  # the end of a connection ends its subscriptions
-        except ZapError as error:
-            log.warning("unsubscribing from %r failed, the end of the connection will do: %s", self.task_queue, error)
+        self._subscriptions.stop_asking()
+        if self._line is not None:
+            await self._subscriptions.end_all(self._line)
 
     async def _hand_back(self) -> None:
         """Cancel what runs and return it to the server."""
@@ -460,46 +377,12 @@ class Worker(RefusingHandler):
 
 @asynccontextmanager
 async def open_worker(
-    client: AsyncClient,
-    task_queue: str = "default",
-    *,
-    tasks: Handlers = (),
-    activities: Handlers = (),
-    workflows: Handlers = (),
-    slots: int = SLOTS,
-    max_threads: int = MAX_THREADS,
-    max_processes: int = MAX_PROCESSES,
-    identity: str = "",
-    build_id: str = "",
-    interceptors: Iterable[Interceptor] = (),
-    tasks_per_second: float | None = None,
-    queue_tasks_per_second: float | None = None,
-    sessions: int = 0,
-    metrics: MetricsHandler = NO_METRICS,
-    shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
+    client: AsyncClient, task_queue: str = "default", **options: Unpack[WorkerOptions]
 ) -> AsyncIterator[Worker]:
     """Serve a task queue of the client's namespace for the length of an `async with` block.
 
     The block is entered once the server has taken the subscriptions, however long it takes to reach one; a
-    subscription that it refuses raises `CallFailed`.
-
-    `tasks` and `activities` are functions, or names with their functions; both are served under the types that they
-    name and no other. A task handler is called with the payload (or nothing, if it takes nothing), an activity with
-    its arguments; a delivery of one kind finds a handler of the other if there is no own. `slots` bounds the
-    `async def` handlers that run at once, `slots` and `max_threads` together the `def` handlers, which run in threads,
-    `slots` and `max_processes` those under `process=True`.
-
-    `workflows` are classes and functions under `@workflow.defn`, which survive their worker, since another one
-    replays them; or plain `async def` functions, which start over from the top.
-
-    `interceptors` are called around every attempt at a task or activity, the first one outermost: see `Interceptor`.
-    `build_id` names the code that runs here, such as "2026-11-26.1", for people who read histories and `explain`; no
-    task is routed by it.
-    `tasks_per_second` is how many activities and tasks a second the server delivers to this worker,
-    `queue_tasks_per_second` how many to all workers of the task queue together; of several workers that say so the
-    smallest counts. A tenth of a second's worth, at least one, may come at once. Meanwhile they wait in line, or go to
-    other workers. `sessions` is how many sessions of workflows (`workflow.open_session`) it has a place for; their
-    activities have as many slots again. `metrics` takes what workflows and handlers count and measure.
+    subscription that it refuses raises `CallFailed`. `WorkerOptions` says what the options are.
 
     When the block ends, the worker takes no more work and gives what runs `shutdown_timeout` seconds to finish. What
     has not finished then, and everything that runs if the block raises or is canceled, is canceled and handed back to
@@ -507,26 +390,11 @@ async def open_worker(
     behind, and may do its work a second time. A process is killed.
     """
     require_trio("open_worker")
+    check_options(options, WorkerOptions, "open_worker")
+    settings = WorkerSettings(**options)
     with unwrapped():
         async with trio.open_nursery() as nursery:
-            worker = Worker(
-                client,
-                task_queue,
-                tasks=tasks,
-                activities=activities,
-                workflows=workflows,
-                slots=slots,
-                max_threads=max_threads,
-                max_processes=max_processes,
-                identity=identity,
-                build_id=build_id,
-                interceptors=interceptors,
-                tasks_per_second=tasks_per_second,
-                queue_tasks_per_second=queue_tasks_per_second,
-                sessions=sessions,
-                metrics=metrics,
-                shutdown_timeout=shutdown_timeout,
-            )
+            worker = Worker(client, task_queue, settings)
             await nursery.start(worker._hold_connection)
             try:
                 await worker.subscribed()
@@ -543,54 +411,14 @@ async def open_worker(
                     worker._leaving.set()
 
 
-def _checked_build_id(build_id: str) -> str:
-    if len(build_id) > NAME_CHARACTERS_MAX or not build_id.isprintable():
-        raise ValueError(f"build_id is {build_id!r}: it must be at most {NAME_CHARACTERS_MAX} printable characters")
-    return build_id
-
-
-async def run_worker(
-    client: AsyncClient,
-    task_queue: str = "default",
-    *,
-    tasks: Handlers = (),
-    activities: Handlers = (),
-    workflows: Handlers = (),
-    slots: int = SLOTS,
-    max_threads: int = MAX_THREADS,
-    max_processes: int = MAX_PROCESSES,
-    identity: str = "",
-    build_id: str = "",
-    interceptors: Iterable[Interceptor] = (),
-    tasks_per_second: float | None = None,
-    queue_tasks_per_second: float | None = None,
-    sessions: int = 0,
-    metrics: MetricsHandler = NO_METRICS,
-    shutdown_timeout: Seconds = SHUTDOWN_SECONDS,
-) -> None:
+async def run_worker(client: AsyncClient, task_queue: str = "default", **options: Unpack[WorkerOptions]) -> None:
     """Serve a task queue until SIGTERM or SIGINT, then drain and return. Only from the main thread.
 
     A second signal ends the draining: what still runs is handed back at once.
     """
+    check_options(options, WorkerOptions, "run_worker")
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with open_worker(
-            client,
-            task_queue,
-            tasks=tasks,
-            activities=activities,
-            workflows=workflows,
-            slots=slots,
-            max_threads=max_threads,
-            max_processes=max_processes,
-            identity=identity,
-            build_id=build_id,
-            interceptors=interceptors,
-            tasks_per_second=tasks_per_second,
-            queue_tasks_per_second=queue_tasks_per_second,
-            sessions=sessions,
-            metrics=metrics,
-            shutdown_timeout=shutdown_timeout,
-        ) as worker:
+        async with open_worker(client, task_queue, **options) as worker:
             first = await anext(signals)
             log.info("%s: taking no more work; %d tasks run", signal.Signals(first).name, worker.running)
             async with trio.open_nursery() as nursery:

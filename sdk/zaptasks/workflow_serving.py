@@ -83,9 +83,12 @@ class WorkflowServing:
         task_queue: str,
         converter: DataConverter,
         max_threads: int,
+        runs_max: int,
         metrics: MetricsHandler,
     ) -> None:
-        self._handler = WorkflowTaskHandler(workflows, namespace=namespace, task_queue=task_queue, metrics=metrics)
+        self._handler = WorkflowTaskHandler(
+            workflows, namespace=namespace, task_queue=task_queue, runs_max=runs_max, metrics=metrics
+        )
         self.types: Final = self._handler.types
         self._converter = converter
         self._limiter = trio.CapacityLimiter(max_threads)
