@@ -42,7 +42,7 @@ from zaptasks import (
     activity,
     workflow,
 )
-from zaptasks.blocking.loop import Hop, step
+from zaptasks.blocking.stepping import Hop, step
 
 PATIENCE = 20.0
 """Seconds that a test waits for what must happen; it never takes nearly as long."""

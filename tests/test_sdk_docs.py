@@ -21,6 +21,7 @@ PAGES = {
     "asyncio.md": ROOT / "docs/asyncio.md",
     "schedules.md": ROOT / "docs/schedules.md",
     "workflows.md": ROOT / "docs/workflows.md",
+    "testing.md": ROOT / "docs/testing.md",
 }
 _PROGRAM = re.compile(r"```python\n(?P<program>.*?)```\n(?:```text\n(?P<output>.*?)```)?", re.DOTALL)
 

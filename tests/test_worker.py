@@ -12,7 +12,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 from tests.helpers.sdk_servers import open_fake_server, open_real_server
-from tests.helpers.workers import AT_ONCE, NO_RETRY, at_fake, failure_of, served
+from tests.helpers.workers import AT_ONCE, NO_RETRY, at_fake, failure_of, in_virtual_time
 
 import zaptasks
 from zaptasks import (
@@ -56,7 +56,7 @@ async def test_handlers_are_async_functions_plain_functions_objects_and_partials
         "object": Callable3(),
         "partial": functools.partial(add, 4),
     }
-    async with served(tasks=handlers) as (client, _):
+    async with in_virtual_time(tasks=handlers) as (client, _):
         results = [await (await client.now(name, 0)).result() for name in handlers]
     assert results == [1, 2, 3, 4]
 
@@ -71,7 +71,7 @@ async def test_a_task_handler_that_takes_nothing_is_called_with_nothing() -> Non
     async def needed(payload: object) -> object:
         return [payload]
 
-    async with served(tasks=[nothing, optional, needed]) as (client, _):
+    async with in_virtual_time(tasks=[nothing, optional, needed]) as (client, _):
         assert await (await client.now("nothing", {"ignored": 1})).result() == "called"
         assert await (await client.now("optional")).result() == "default"
         assert await (await client.now("needed")).result() == [None]
@@ -115,7 +115,7 @@ async def test_a_payload_of_the_wrong_shape_is_a_decode_error_that_is_not_retrie
     async def count(payload: dict[str, int]) -> int:
         return len(payload)
 
-    async with served(tasks=[count]) as (client, _):
+    async with in_virtual_time(tasks=[count]) as (client, _):
         handle = await client.now("count", {"a": "b"})
         with pytest.raises(TaskFailed, match=r"Expected `int`, got `str` - at `\$\[\.\.\.\]`") as caught:
             await handle.result()
@@ -129,7 +129,7 @@ async def test_the_context_says_what_runs() -> None:
     async def look() -> None:
         seen.append(current_task())
 
-    async with served(tasks=[look]) as (client, _):
+    async with in_virtual_time(tasks=[look]) as (client, _):
         handle = await client.now("look", start_to_close=30, heartbeat_timeout=2, retry_policy=AT_ONCE)
         await handle.result()
     [task] = seen
@@ -148,7 +148,7 @@ async def test_the_logger_of_a_task_says_which_task_speaks(caplog: pytest.LogCap
     async def speak() -> None:
         current_task().logger.warning("half of %d", 10)
 
-    async with served(tasks=[speak]) as (client, _):
+    async with in_virtual_time(tasks=[speak]) as (client, _):
         handle = await client.now("speak")
         await handle.result()
     assert f"[speak {handle.workflow_id} attempt 1] half of 10" in caplog.messages
@@ -287,7 +287,7 @@ async def test_a_failed_task_is_retried_and_the_failure_of_another_task_keeps_it
             raise OSError("not yet")
         return len(attempts)
 
-    async with served(tasks=[flaky]) as (client, _):
+    async with in_virtual_time(tasks=[flaky]) as (client, _):
 
         async def outer() -> None:
             await (await client.now("broken", retry_policy=NO_RETRY)).result()
@@ -312,7 +312,7 @@ async def test_a_type_that_nobody_here_knows_is_answered_as_go_does() -> None:
 
 
 async def test_a_type_that_nobody_here_serves_is_not_delivered_at_all() -> None:
-    async with served(tasks={"known": print}) as (client, _):
+    async with in_virtual_time(tasks={"known": print}) as (client, _):
         handle = await client.now("unknown")
         [waiting] = await handle.explain()
         assert "none of the" in waiting.reason
@@ -332,7 +332,7 @@ async def test_the_server_delivers_no_more_than_the_slots() -> None:
         await trio.sleep(0.002)
         running -= 1
 
-    async with served(tasks=[work], slots=3) as (client, _):
+    async with in_virtual_time(tasks=[work], slots=3) as (client, _):
         handles = [await client.now("work") for _ in range(20)]
         for handle in handles:
             await handle.result()
@@ -365,7 +365,7 @@ async def test_a_refused_subscription_is_told_when_the_worker_opens() -> None:
 
 
 async def test_a_type_that_is_added_later_is_served_and_can_be_replaced() -> None:
-    async with served() as (client, worker):
+    async with in_virtual_time() as (client, worker):
         handle = await client.now("late")
         await worker.add_task("late", lambda: "first")
         assert await handle.result() == "first"

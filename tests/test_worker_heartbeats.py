@@ -12,7 +12,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 from tests.helpers.sdk_servers import open_fake_server
-from tests.helpers.workers import AT_ONCE, NO_RETRY, at_fake, served
+from tests.helpers.workers import AT_ONCE, NO_RETRY, at_fake, in_virtual_time
 
 import zaptasks
 from zaptasks import (
@@ -20,6 +20,7 @@ from zaptasks import (
     TaskTimedOut,
     current_task,
 )
+from zaptasks.testing import WorkflowEnvironment
 from zapwire.opcodes import Op
 
 
@@ -42,7 +43,7 @@ async def test_the_next_attempt_reads_what_the_last_one_said(in_thread: bool) ->
     async def work_async() -> int:
         return work()
 
-    async with served(tasks={"x": work if in_thread else work_async}) as (client, _):
+    async with in_virtual_time(tasks={"x": work if in_thread else work_async}) as (client, _):
         handle = await client.now("x", retry_policy=AT_ONCE)
         assert await handle.result() == 3
     assert seen == [(), ("page", 3), ("page", 3)]
@@ -89,7 +90,7 @@ async def test_a_cancel_reaches_an_async_handler_as_a_trio_cancel() -> None:
         finally:
             reasons.append(current_task().cancel_reason)
 
-    async with served(tasks=[work]) as (client, _):
+    async with in_virtual_time(tasks=[work]) as (client, _):
         handle = await client.now("work")
         await started.wait()
         await handle.cancel("too late")
@@ -107,7 +108,7 @@ async def test_a_cancel_reaches_a_handler_in_a_thread_that_asks() -> None:
             time.sleep(0.001)
         current_task().raise_if_canceled()
 
-    async with served(tasks=[work]) as (client, _):
+    async with in_virtual_time(tasks=[work]) as (client, _):
         handle = await client.now("work")
         await trio.to_thread.run_sync(started.wait)
         await handle.cancel()
@@ -125,7 +126,7 @@ async def test_a_handler_that_finishes_in_spite_of_a_cancel_has_finished() -> No
                 await trio.sleep(0.001)
         return "done all the same"
 
-    async with served(tasks=[work]) as (client, _):
+    async with in_virtual_time(tasks=[work]) as (client, _):
         handle = await client.now("work")
         await started.wait()
         await handle.cancel()
@@ -160,11 +161,14 @@ async def test_a_handler_that_hangs_is_found_by_its_heartbeat_timeout_and_stoppe
         finally:
             stopped.set()
 
-    async with served(tasks=[hang]) as (client, _):
-        handle = await client.now("hang", heartbeat_timeout=0.05, retry_policy=NO_RETRY)
+    async with WorkflowEnvironment(tasks=[hang]) as env:
+        handle = await env.client.now("hang", heartbeat_timeout=60, retry_policy=NO_RETRY)
+        await env.advance(59)
+        assert not stopped.is_set()
+        await env.advance(1)
+        assert stopped.is_set()
         with pytest.raises(TaskTimedOut, match="heartbeat timeout"):
             await handle.result()
-        await stopped.wait()
 
 
 async def test_a_handler_whose_lease_is_over_is_stopped_and_its_outcome_dropped(

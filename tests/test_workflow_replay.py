@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 import trio
-from tests.helpers.workflow_world import World, read_events
+from tests.helpers.workflow_world import World
 
 from zapserver.engine import commands as ec
 from zaptasks import workflow
+from zaptasks.testing.pure_worker import read_events
 from zaptasks.workflow import Run, WorkflowInfo, WorkflowTask, WorkflowTaskHandler, definition_of
 from zaptasks.workflow import commands as c
 from zaptasks.workflow.history import ANSWERED, UPDATE_ACCEPTED, Event
@@ -562,6 +563,20 @@ def test_a_fault_of_the_worker_fails_the_task_and_not_the_run() -> None:
         handler.handle(msgspec.structs.replace(task, history=history[1:]))
 
 
+def test_a_run_that_was_canceled_before_a_worker_began_with_it_replays() -> None:
+    async def main() -> None:
+        await workflow.sleep(1)
+
+    world = World(main)
+    world.d.lose(1)
+    started = world.start()
+    world.cancel(started)
+    assert world.status(started) == "CANCELED"
+    run = Run(definition_of(main), WorkflowInfo(workflow_id="w", run_id=started.run_id, type="main"))
+    run.replay(world.history(started))
+    assert run.end is None
+
+
 # --- the handler's cache -------------------------------------------------------------------------------------------
 
 
@@ -571,7 +586,7 @@ def test_a_run_that_was_forgotten_needs_its_whole_history() -> None:
             pass
 
     world = World(main)
-    world.handler = WorkflowTaskHandler([main], runs_max=2)
+    world.worker.handler = WorkflowTaskHandler([main], runs_max=2)
     runs = [world.start(workflow_id=f"w{number}") for number in range(4)]
     assert [world.handler.has(run.run_id) for run in runs] == [False, False, True, True]
     for run in runs:

@@ -12,7 +12,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 from tests.helpers.sdk_servers import Call, FakeServer, open_fake_server, open_real_server
-from tests.helpers.workers import AT_ONCE, at_fake, served
+from tests.helpers.workers import AT_ONCE, at_fake, in_virtual_time
 
 from zaptasks import (
     ActivityFailed,
@@ -39,7 +39,7 @@ async def test_a_workflow_runs_activities_here_and_elsewhere() -> None:
         return [greeting, number, ctx.type, ctx.attempt]
 
     async with (
-        served(activities=[greet], workflows=[order]) as (client, _),
+        in_virtual_time(activities=[greet], workflows=[order]) as (client, _),
         open_worker(client, "other", activities=[elsewhere]),
     ):
         handle = await client.start_workflow("order", "ada")
@@ -58,7 +58,7 @@ async def test_a_failed_activity_is_raised_in_the_workflow_with_its_cause() -> N
     async def naive(ctx: WorkflowContext) -> None:
         await ctx.execute_activity(charge)
 
-    async with served(activities=[charge], workflows=[order, naive]) as (client, _):
+    async with in_virtual_time(activities=[charge], workflows=[order, naive]) as (client, _):
         handle = await client.start_workflow("order")
         assert await handle.result() == ["charge", "Payment", "no funds", [7]]
         with pytest.raises(TaskFailed) as caught:

@@ -162,6 +162,14 @@ class Worker(RefusingHandler):
         return self._running
 
     @property
+    def works_on(self) -> list[str]:
+        """The attempts and workflow tasks that are being worked on now, in words.
+
+        A workflow that only waits is not among them, nor is one that starts over from the top.
+        """
+        return [str(attempt) for attempt in self._attempts.values()] + self._serving.works_on
+
+    @property
     def is_connected(self) -> bool:
         """Whether there is a connection now."""
         return self._line is not None
@@ -343,7 +351,7 @@ class Worker(RefusingHandler):
             await self._unsubscribe_all()
             while self._running:
                 await self._idle.wait()
-        if scope.cancelled_caught:
+        if scope.cancelled_caught and self._running:
             log.warning("%d tasks still run after %g s: they are handed back", self._running, self._shutdown_seconds)
 
     async def _unsubscribe_all(self) -> None:

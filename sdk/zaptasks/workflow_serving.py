@@ -103,6 +103,11 @@ class WorkflowServing:
         """Whether the run is at hand."""
         return self._handler.has(run_id)
 
+    @property
+    def works_on(self) -> list[str]:
+        """The tasks that are being worked on, in words."""
+        return [str(served) for served in self._served.values()]
+
     # --- tasks -------------------------------------------------------------------------------------------
 
     def accept(self, task: WorkflowTask, line: Line) -> Served:

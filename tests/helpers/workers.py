@@ -1,4 +1,4 @@
-"""A worker of a real server, or of a fake one, in one line."""
+"""A worker of a real server, of one in virtual time, or of a fake one, in one line."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from zaptasks import (
     open_client,
     open_worker,
 )
+from zaptasks.testing import WorkflowEnvironment
 from zaptasks.trio_thread import Block, TrioThread
 from zapwire.client_link import Backoff
 
@@ -39,6 +40,13 @@ async def served(**handlers: Any) -> AsyncIterator[tuple[AsyncClient, Worker]]:
 
 
 @asynccontextmanager
+async def in_virtual_time(**handlers: Any) -> AsyncIterator[tuple[AsyncClient, Worker]]:
+    """The same in a `WorkflowEnvironment`: retries and timers take no time. What sleeps in real time is not for it."""
+    async with WorkflowEnvironment() as env, open_worker(env.client, **handlers) as worker:
+        yield env.client, worker
+
+
+@asynccontextmanager
 async def at_fake(fake: FakeServer, **handlers: Any) -> AsyncIterator[Worker]:
     """A worker of a fake server."""
     async with open_client(fake.zap, backoff=QUICK) as client, open_worker(client, **handlers) as worker:
@@ -47,7 +55,7 @@ async def at_fake(fake: FakeServer, **handlers: Any) -> AsyncIterator[Worker]:
 
 async def failure_of(handler: Callable[..., Any], payload: object = None) -> TaskFailed:
     """What the caller gets to see of a handler that fails."""
-    async with served(tasks={"x": handler}) as (client, _):
+    async with in_virtual_time(tasks={"x": handler}) as (client, _):
         with pytest.raises(TaskFailed) as caught:
             await (await client.now("x", payload, retry_policy=NO_RETRY)).result()
     return caught.value

@@ -13,26 +13,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from tests.helpers.engine_driver import Driver, failure, payload, value
 
-from zapserver.deliveries import delivery_body
 from zapserver.engine import commands as c
 from zapserver.engine.effects import DeliverActivityTask, DeliverQuery, DeliverWorkflowTask
 from zapserver.engine.errors import NotFound, StaleToken
 from zapserver.engine.records import Event
-from zapserver.shapes import event as event_shape
-from zapserver.task_commands import read_answer
 from zaptasks import WorkflowHistory
-from zaptasks.workflow import LocalCall, WorkflowTask, WorkflowTaskHandler, answer_body, definition_of
+from zaptasks.testing.pure_worker import PureWorker, answer_command, read_events
+from zaptasks.workflow import WorkflowTaskHandler, definition_of
 from zaptasks.workflow import commands as wc
 from zaptasks.workflow.history import Event as SdkEvent
 
 WORKFLOWS = 1
 ACTIVITIES = 5
 ACTIVITY_TYPES = ("charge", "refund", "slow", "fail")
-
-_read_task = msgspec.json.Decoder(WorkflowTask).decode
 
 
 class World:
@@ -43,7 +38,7 @@ class World:
     ) -> None:
         self.d = Driver(watch=watch)
         self.workflows = workflows
-        self.handler = WorkflowTaskHandler(workflows)
+        self.worker = PureWorker(WorkflowTaskHandler(workflows), self.events)
         self.activities = activities
         self.forgetful = forgetful
         """Evict after every task, so that everything is replayed all the time."""
@@ -55,6 +50,10 @@ class World:
         self._seen = 0
         self.d.subscribe_replaying(WORKFLOWS, types=[definition_of(workflow).name for workflow in workflows])
         self.d.subscribe(ACTIVITIES)
+
+    @property
+    def handler(self) -> WorkflowTaskHandler:
+        return self.worker.handler
 
     def __del__(self) -> None:
         self.handler.evict_all()
@@ -80,36 +79,20 @@ class World:
                 case DeliverActivityTask():
                     self.held.append(effect)
                 case DeliverQuery():
-                    self._query(effect)
+                    self.d.step(self.worker.query(effect))
 
     def _workflow_task(self, effect: DeliverWorkflowTask) -> None:
-        _, body = delivery_body(effect, "default")
-        task = _read_task(body)
-        first = self.handler.first_event_needed(task)
-        if task.next_event_id or first != task.previous_event_id + 1:
-            events = self.events(effect.workflow_id, effect.run_id)[first - 1 : task.last_event_id]
-            task = msgspec.structs.replace(task, history=read_events(events), next_event_id=0)
-        answer = self.handler.handle(task)
-        while calls := self.handler.local_calls(task.run_id):
-            more = self._local_call(task.run_id, calls[0])
-            answer = more if more and isinstance(more[0], wc.FailTask) else answer + more
+        answer = self.worker.answer(effect)
         self.answers.append(answer)
-        command = read_answer(effect.task_token, answer_body(answer))
+        command = answer_command(effect, answer)
         if isinstance(command, c.FailWorkflowTask):
             self.reasons.append(command.reason)
         try:
             self.d.step(command)
         except (StaleToken, NotFound):
-            self.handler.evict(task.run_id)  # too late: another task was sent out, or the run was closed
+            self.handler.evict(effect.run_id)  # too late: another task was sent out, or the run was closed
         if self.forgetful:
             self.handler.evict_all()
-
-    def _local_call(self, run_id: str, call: LocalCall) -> list[wc.Command]:
-        try:
-            result = call.function(*call.args)
-        except Exception as error:
-            return self.handler.local_done(run_id, call.id, error=error)
-        return self.handler.local_done(run_id, call.id, result)
 
     def _activity(self, task: DeliverActivityTask) -> None:
         args = value(task.input)
@@ -118,14 +101,6 @@ class World:
             self.d.complete(task, self.activities[task.activity_type](*args))
         except Exception as error:
             self.d.fail(task, failure(str(error), type(error).__name__, non_retryable=True))
-
-    def _query(self, effect: DeliverQuery) -> None:
-        try:
-            result = self.handler.query(effect.run_id, effect.query_type, effect.args)
-        except Exception as error:
-            self.d.step(c.AnswerQuery(peer=WORKFLOWS, token=effect.token, error=f"{type(error).__name__}: {error}"))
-        else:
-            self.d.step(c.AnswerQuery(peer=WORKFLOWS, token=effect.token, result=c.Payload(result)))
 
     # --- the outside ---------------------------------------------------------------------------------------
 
@@ -213,8 +188,3 @@ class World:
         execution = self.d.execution(started)
         assert execution.status is c.Status.COMPLETED, (execution.status, execution.failure, self.reasons)
         return value(execution.result)
-
-
-def read_events(events: list[Event]) -> list[SdkEvent]:
-    """The engine's events as a worker reads them."""
-    return msgspec.json.decode(msgspec.json.encode([event_shape(event) for event in events]), type=list[SdkEvent])

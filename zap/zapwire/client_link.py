@@ -9,7 +9,7 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 import trio
@@ -44,9 +44,16 @@ class Backoff:
         return source.uniform(0, bound)
 
 
+class Address(Protocol):
+    """Where a link is opened to. Its text is for people."""
+
+    async def open(self, group: LinkGroup) -> Link:
+        """Connect and shake hands. Raises `BadHandshake` or `ConnectionLost`."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Address:
-    """Where to connect and how."""
+class TcpAddress:
+    """Where to connect over TCP, and how."""
 
     host: str
     port: int
@@ -97,7 +104,7 @@ async def open_link(
     When the connection ends, calls fail and the block goes on: see `open_reconnecting_link`.
     """
     hello = Hello(node_id, capabilities, details or {})
-    address = _Address(host, port, ssl_context, connect_timeout)
+    address = TcpAddress(host, port, ssl_context, connect_timeout)
     async with open_link_group(hello, handler or RefusingHandler(), limits or LinkLimits()) as group:
         link = await address.open(group)
         link.begin()
@@ -113,7 +120,7 @@ class ReconnectingLink:
 
     def __init__(
         self,
-        address: _Address,
+        address: Address,
         group: LinkGroup,
         *,
         backoff: Backoff,
@@ -252,8 +259,7 @@ class ReconnectingLink:
         self.first_attempt.set()
 
 
-@contextlib.asynccontextmanager
-async def open_reconnecting_link(
+def open_reconnecting_link(
     host: str,
     port: int,
     *,
@@ -267,17 +273,39 @@ async def open_reconnecting_link(
     limits: LinkLimits | None = None,
     backoff: Backoff | None = None,
     random_source: random.Random | None = None,
-) -> AsyncIterator[ReconnectingLink]:
+) -> contextlib.AbstractAsyncContextManager[ReconnectingLink]:
     """Keep a connection to a peer, whatever happens to it; arguments as `open_link`.
 
     The block starts at once, connected or not. On every new connection `on_connected(link)` is awaited before
     other calls go, to subscribe again; it is canceled when that connection ends, and an error in it closes the
     connection, to be tried again later. `random_source` spreads the attempts of many clients.
     """
-    hello = Hello(node_id, capabilities, details or {})
+    return keep_link(
+        TcpAddress(host, port, ssl_context, connect_timeout),
+        Hello(node_id, capabilities, details or {}),
+        handler=handler,
+        on_connected=on_connected,
+        limits=limits,
+        backoff=backoff,
+        random_source=random_source,
+    )
+
+
+@contextlib.asynccontextmanager
+async def keep_link(
+    address: Address,
+    hello: Hello,
+    *,
+    handler: LinkHandler | None = None,
+    on_connected: Callable[[Link], Awaitable[None]] | None = None,
+    limits: LinkLimits | None = None,
+    backoff: Backoff | None = None,
+    random_source: random.Random | None = None,
+) -> AsyncIterator[ReconnectingLink]:
+    """As `open_reconnecting_link`, to an address of any kind."""
     async with open_link_group(hello, handler or RefusingHandler(), limits or LinkLimits()) as group:
         link = ReconnectingLink(
-            _Address(host, port, ssl_context, connect_timeout),
+            address,
             group,
             backoff=backoff or Backoff(),
             random_source=random_source or random.Random(),

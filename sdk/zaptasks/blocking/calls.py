@@ -14,8 +14,8 @@ from zaptasks.options import Durability, IdConflictPolicy, IdReusePolicy, RetryP
 from zaptasks.records import ExecutionInfo, Health, NamespaceInfo
 
 from .handles import BlockingActivityTokenHandle, BlockingTaskHandle, Items, documented_by
-from .loop import ClientLoop
 from .schedule_calls import BlockingScheduleCalls
+from .stepping import Loop
 from .workflow_calls import BlockingWorkflowCalls
 
 
@@ -27,7 +27,7 @@ class ServerCalls(BlockingWorkflowCalls, BlockingScheduleCalls):
     away for longer than the client's `timeout`, and `CallFailed` for an answer that says no.
     """
 
-    def __init__(self, loop: ClientLoop) -> None:
+    def __init__(self, loop: Loop) -> None:
         self._loop = loop
 
     # --- tasks ---------------------------------------------------------------------------------------

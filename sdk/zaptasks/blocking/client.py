@@ -46,6 +46,8 @@ class Client(ServerCalls):
     Call `stop`, or use it as a context manager, so that what runs can end; else the end of the process stops it.
     """
 
+    _loop: ClientLoop
+
     def __init__(
         self,
         url: str | None = None,

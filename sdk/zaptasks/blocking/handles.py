@@ -15,7 +15,7 @@ from zaptasks.options import Durability, Seconds
 from zaptasks.output import OutputItem
 from zaptasks.records import Acknowledged, ExecutionInfo, HistoryEvent, Waiting
 
-from .loop import ClientLoop
+from .stepping import Loop
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -41,7 +41,7 @@ class Items(Iterator[T]):
     Each item is waited for as long as it takes, or for `timeout` seconds; after a `TimeoutError` one may ask again.
     """
 
-    def __init__(self, loop: ClientLoop, items: AsyncIterator[T], timeout: Seconds | None = None) -> None:
+    def __init__(self, loop: Loop, items: AsyncIterator[T], timeout: Seconds | None = None) -> None:
         self._loop = loop
         self._items = items
         self._timeout = timeout
@@ -61,7 +61,7 @@ async def _next(items: AsyncIterator[T]) -> T:
 class BlockingExecutionHandle(Generic[R]):
     """One run of a task or workflow. Without a run id it means the latest run of the id, whichever that is."""
 
-    def __init__(self, loop: ClientLoop, handle: ExecutionHandle[R]) -> None:
+    def __init__(self, loop: Loop, handle: ExecutionHandle[R]) -> None:
         self._loop = loop
         self._handle = handle
 
@@ -148,7 +148,7 @@ class BlockingActivityTokenHandle:
     404 where nothing is open any more, or the token never was one.
     """
 
-    def __init__(self, loop: ClientLoop, handle: ActivityTokenHandle) -> None:
+    def __init__(self, loop: Loop, handle: ActivityTokenHandle) -> None:
         self._loop = loop
         self._handle = handle
 
@@ -189,7 +189,7 @@ class BlockingWorkflowHandle(BlockingExecutionHandle[R]):
 
     _handle: WorkflowHandle[R]
 
-    def __init__(self, loop: ClientLoop, handle: WorkflowHandle[R]) -> None:
+    def __init__(self, loop: Loop, handle: WorkflowHandle[R]) -> None:
         super().__init__(loop, handle)
 
     @overload

@@ -1,8 +1,4 @@
-"""The trio loop of a blocking client: in a thread of its own, started by the first call that needs it.
-
-A coroutine of the async client is stepped by the thread that makes the call: there arguments are encoded and answers
-decoded, as for asyncio. Only the calls in it hop to the loop, once there and once back each.
-"""
+"""The trio loop of a blocking client: in a thread of its own, started by the first call that needs it."""
 
 from __future__ import annotations
 
@@ -12,24 +8,25 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
-from zaptasks.client import AsyncClient
 from zaptasks.converters import DataConverter
 from zaptasks.errors import ClientClosed
 from zaptasks.fallback import FallbackClient, open_fallback_client
 from zaptasks.headers import HeaderSource
 from zaptasks.local import LocalEngine
-from zaptasks.options import Bodies, Seconds, to_seconds
-from zaptasks.trio_thread import Block, TrioThread
+from zaptasks.options import Bodies, Seconds
 from zapwire.errors import NotSent
+
+from .stepping import LoopThread, SteppedClient, run_stepped
 
 log = logging.getLogger("zaptasks.client")
 
 T = TypeVar("T")
+_Thread: TypeAlias = LoopThread[FallbackClient]
 
 THREAD_SECONDS_MAX: Final = 10.0
 """What a stop gives to the thread beyond its own time, to hand back what has not ended."""
@@ -100,34 +97,25 @@ class ClientLoop:
                 f"{self.settings} has {only}: start one with `zaptasks serve`, and give its address with"
                 ' zap="127.0.0.1:9999" or in TASKS_ZAP'
             )
-        server = self._running().server
-        assert server is not None, "a ZAP address was given"
-        return server
+        zap = self._running().value.zap
+        assert zap is not None, "a ZAP address was given"
+        return SteppedClient(zap)
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout: Seconds | None = None, what: str = "the call") -> T:
         """Run a coroutine of `server` in this thread, for at most `timeout` seconds; then it raises `TimeoutError`.
 
         A call that is under way when the time is over, or when this thread gets a `KeyboardInterrupt`, is canceled.
         """
-        try:
-            seconds = None if timeout is None else to_seconds(timeout, "timeout")
-            deadline = None if seconds is None else time.monotonic() + seconds
-            thread = self._running()
+        return run_stepped(coroutine, self._make, timeout, what)
 
-            def make(hop: Hop[Any]) -> Any:
-                try:
-                    return thread.call(hop.method, *hop.args, deadline=deadline)
-                except _TimeIsOver:
-                    raise TimeoutError(f"{what} did not come within {seconds:g} seconds") from None
-
-            return step(coroutine, make)
-        finally:
-            coroutine.close()
+    def _make(self, method: Callable[..., Awaitable[T]], *args: object, deadline: float | None = None) -> T:
+        made: T = self._running().call(method, *args, deadline=deadline)
+        return made
 
     def call(self, method: Callable[..., Awaitable[T]], *args: object) -> T:
         """Run a method of the fallback client on the loop, and wait for what it returns or raises."""
         thread = self._running()
-        return thread.call(method, thread.client, *args)
+        return self._make(method, thread.value, *args)
 
     def stop(self) -> None:
         """End it, and wait for that. Calling it again only returns."""
@@ -151,7 +139,7 @@ class ClientLoop:
         with self._lock:
             parts = self._usable()
             if parts.thread is None:
-                parts.thread = _Thread(self.settings, parts.local if self.settings.fallback == "local" else None)
+                parts.thread = _open_thread(self.settings, parts.local if self.settings.fallback == "local" else None)
             return parts.thread
 
 
@@ -178,116 +166,27 @@ class _Parts:
             self.thread.join(max(deadline - time.monotonic(), 0))
 
 
-class _TimeIsOver(Exception):
-    """The time of the caller, and not that of a call."""
-
-
-class _Thread:
-    """The thread, with the loop that holds a `FallbackClient`."""
-
-    def __init__(self, settings: Settings, local: LocalEngine | None) -> None:
-        manager = open_fallback_client(
-            zap=settings.zap,
-            url=settings.url,
-            local=local,
-            namespace=settings.namespace,
-            task_queue=settings.task_queue,
-            timeout=settings.timeout,
-            identity=settings.identity,
-            ssl_context=settings.ssl_context,
-            shutdown_timeout=settings.shutdown_timeout,
-            headers=settings.headers,
-            converter=settings.converter,
-            bodies=settings.bodies,
-        )
-        opened: Future[FallbackClient] = Future()
-        ended: Future[None] = Future()
-        ended.add_done_callback(_log_end)
-        self._thread = TrioThread("zaptasks-client")
-        self._block = Block(manager, opened, ended)
-        self._block.enter(self._thread)
-        self.client: Final = opened.result()
-        self.server: Final = None if self.client.zap is None else SteppedClient(self.client.zap)
-
-    def call(self, method: Callable[..., Awaitable[T]], *args: object, deadline: float | None = None) -> T:
-        """Run `method(*args)` on the loop and wait for what it returns or raises, or until the deadline.
-
-        Not `trio.from_thread.run`: that one refuses to be called from another trio loop, where blocking is the
-        caller's choice.
-        """
-        if self._thread.is_current:
-            raise RuntimeError(
-                "a blocking call from the client's own loop would wait for itself: in an `async def` function that this"
-                " client runs, call it with trio.to_thread.run_sync, or make the function a plain `def`"
-            )
-        answer: Future[T] = Future()
-        call = self._block.call(answer, method, *args)
-        try:
-            answer.exception(None if deadline is None else max(deadline - time.monotonic(), 0))
-        except TimeoutError:
-            call.cancel()
-            raise _TimeIsOver from None
-        except BaseException:  # KeyboardInterrupt: nobody waits any more
-            call.cancel()
-            raise
-        return answer.result()
-
-    def leave(self) -> None:
-        """Have the loop end, in its own time."""
-        self._block.leave()
-
-    def join(self, timeout: float) -> None:
-        """Wait for the end, unless this is the loop's own thread."""
-        self._thread.join(timeout)
+def _open_thread(settings: Settings, local: LocalEngine | None) -> _Thread:
+    manager = open_fallback_client(
+        zap=settings.zap,
+        url=settings.url,
+        local=local,
+        namespace=settings.namespace,
+        task_queue=settings.task_queue,
+        timeout=settings.timeout,
+        identity=settings.identity,
+        ssl_context=settings.ssl_context,
+        shutdown_timeout=settings.shutdown_timeout,
+        headers=settings.headers,
+        converter=settings.converter,
+        bodies=settings.bodies,
+    )
+    ended: Future[None] = Future()
+    ended.add_done_callback(_log_end)
+    return LoopThread("zaptasks-client", manager, ended)
 
 
 def _log_end(ended: Future[None]) -> None:
     error = ended.exception()
     if error is not None:
         log.error("the client's loop has ended: %r", error, exc_info=error)
-
-
-# --- coroutines of the async client, without a loop -----------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Hop(Generic[T]):
-    """A call that a coroutine wants made. Who steps the coroutine makes it, and sends or throws what comes of it."""
-
-    method: Callable[..., Awaitable[T]]
-    args: tuple[object, ...]
-
-    def __await__(self) -> Generator[Hop[T], T, T]:
-        return (yield self)
-
-
-class SteppedClient(AsyncClient):
-    """The async client, with its methods and handles, for coroutines that no loop runs: their calls come out as hops.
-
-    As for asyncio, one method is replaced; docs/decisions/0017 says what that asks of the others.
-    """
-
-    def __init__(self, inner: AsyncClient) -> None:
-        vars(self).update(vars(inner))  # the same connection, and the same settings
-
-    async def _repeatedly(
-        self, attempt: Callable[[float | None], Awaitable[T]], timeout: float | None, repeat: bool
-    ) -> T:
-        hop: Hop[T] = Hop(super()._repeatedly, (attempt, timeout, repeat))
-        return await hop
-
-
-def step(coroutine: Coroutine[Any, Any, T], make: Callable[[Hop[Any]], Any]) -> T:
-    """Run a coroutine from its beginning to its end; `make` makes the calls that it waits for."""
-    try:
-        hop = coroutine.send(None)
-        while True:
-            try:
-                outcome = make(hop)
-            except BaseException as error:
-                hop = coroutine.throw(error)
-            else:
-                hop = coroutine.send(outcome)
-    except StopIteration as end:
-        value: T = end.value
-        return value

@@ -10,14 +10,14 @@ from zaptasks.records import Acknowledged, ScheduleInfo, ScheduleSpec, StartTask
 from zaptasks.schedule_calls import ScheduleCalls
 
 from .handles import BlockingExecutionHandle, documented_by
-from .loop import ClientLoop
+from .stepping import Loop
 
 
 @documented_by(ScheduleCalls)
 class BlockingScheduleCalls:
     """Create, look at, steer and delete schedules."""
 
-    _loop: ClientLoop
+    _loop: Loop
 
     def create_schedule(
         self,

@@ -12,7 +12,7 @@ from zaptasks.workflow_runner import WorkflowContext
 from zaptasks.workflow_start import StartOptions, WithStart
 
 from .handles import BlockingWorkflowHandle, documented_by
-from .loop import ClientLoop
+from .stepping import Loop
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -24,7 +24,7 @@ Ts = TypeVarTuple("Ts")
 class BlockingWorkflowCalls:
     """Start workflows, with signals and updates too, and get handles."""
 
-    _loop: ClientLoop
+    _loop: Loop
 
     @overload
     def start_workflow(

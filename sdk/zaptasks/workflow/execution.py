@@ -403,8 +403,8 @@ class Run:
     def _check_end(self, closing: h.Event) -> None:
         """A history that is over: the code has to come to the same end."""
         kind = h.ENDS.get(closing.event_type)
-        if kind is None:
-            return  # it was ended from outside
+        if kind is None or not self._activations:
+            return  # it was ended from outside, or canceled before any worker had begun with it
         if not isinstance(self.end, kind):
             was = Step(text=closing.event_type, event_id=closing.event_id)
             now = Step(text="the run goes on" if self.end is None else c.describe(self.end))
