@@ -1,4 +1,4 @@
-"""Which types JSON is written from and read into: what msgspec knows, and pydantic models where pydantic is used.
+"""Which types JSON is written from and read into: what msgspec knows, paths, and pydantic models where it is used.
 
 pydantic is no dependency: its models are known by their methods, and it is imported when one is met.
 """
@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import typing
 from collections.abc import Callable, Hashable
+from pathlib import PurePath
 from typing import Any, Final, TypeAlias, TypeGuard
 
 import msgspec
@@ -35,8 +36,19 @@ def is_model(kind: object) -> TypeGuard[type[Any]]:
     return isinstance(kind, type) and hasattr(kind, "model_validate") and hasattr(kind, "model_dump")
 
 
+def _is_path(kind: type[Any]) -> bool:
+    return issubclass(kind, PurePath)
+
+
+def _is_hooked(kind: type[Any]) -> bool:
+    """Whether the hooks below write and read it."""
+    return _is_path(kind) or is_model(kind)
+
+
 def _to_json(value: Any) -> object:
     """The hook for values that msgspec cannot encode by itself."""
+    if _is_path(type(value)):
+        return str(value)
     if not is_model(type(value)):
         raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
     try:
@@ -65,13 +77,13 @@ def reader(hint: Any) -> Reader:
         raise _unreadable(hint, str(error)) from None
     if not customs:
         return decoder.decode
-    if not all(map(is_model, customs)):
+    if not all(map(_is_hooked, customs)):
         raise _unreadable(hint, "msgspec cannot build it")
-    return functools.partial(_read_with_models, decoder)
+    return functools.partial(_read_with_hook, decoder)
 
 
 class _Mismatch(ValueError):
-    """JSON that a model does not take; msgspec adds where the model lies in the whole."""
+    """JSON that a model or a path does not take; msgspec adds where the model lies in the whole."""
 
     def __init__(self, text: str, path: str) -> None:
         super().__init__(text)
@@ -79,11 +91,15 @@ class _Mismatch(ValueError):
 
 
 def _from_json(kind: type[Any], value: object) -> object:
-    """The hook for types that msgspec cannot build by itself. The model is given JSON, and its rules for JSON hold."""
+    """The hook for types that msgspec cannot build by itself. A model is given JSON, and its rules for JSON hold."""
+    if _is_path(kind):
+        if not isinstance(value, str):
+            raise _Mismatch(f"Expected `str`, got `{type(value).__name__}`", "")
+        return kind(value)
     return _validate(_adapter(typing.cast(Hashable, kind)), msgspec.json.encode(value))
 
 
-def _read_with_models(decoder: msgspec.json.Decoder[Any], data: Any) -> Any:
+def _read_with_hook(decoder: msgspec.json.Decoder[Any], data: Any) -> Any:
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
@@ -178,7 +194,7 @@ def _find_culprit(hint: object, path: str, depth: int) -> tuple[str, object] | N
 def _is_readable(hint: Any) -> bool:
     try:
         msgspec.json.Decoder(hint)
-        return all(map(is_model, _custom_types(msgspec.inspect.type_info(hint))))
+        return all(map(_is_hooked, _custom_types(msgspec.inspect.type_info(hint))))
     except (TypeError, NameError, RecursionError):
         return False
 

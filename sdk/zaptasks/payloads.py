@@ -1,8 +1,8 @@
 """Values of the application as JSON payloads, with errors that name the part that does not fit.
 
 What msgspec encodes can be sent: JSON's own types, and dataclasses, attrs classes, msgspec Structs, enums,
-datetimes, UUIDs, Decimals, sets and bytes (as base64 text); and pydantic models. They arrive as JSON's own types, or
-as the type that a handler's parameter is annotated with. What codecs do to the JSON stands in converters.py.
+datetimes, UUIDs, Decimals, sets and bytes (as base64 text); and paths and pydantic models. They arrive as JSON's own
+types, or as the type that a handler's parameter is annotated with. What codecs do to the JSON stands in converters.py.
 """
 
 from __future__ import annotations
