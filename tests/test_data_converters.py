@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypedDict
 from uuid import UUID
 
@@ -55,6 +56,11 @@ class Point(NamedTuple):
     y: int
 
 
+@dataclass
+class Album:
+    pictures: list[PurePosixPath]
+
+
 class Options(TypedDict, total=False):
     fast: bool
 
@@ -83,6 +89,8 @@ VALUES: list[tuple[object, Any]] = [
     (timedelta(days=1, seconds=2.5), timedelta),
     (UUID(int=5), UUID),
     (Decimal("1.10"), Decimal),
+    (Path("films") / "a.raw", Path),
+    (Album([PurePosixPath("/a/b.png")]), Album),
     (b"\x00\xff", bytes),
     (bytearray(b"\xfe"), bytearray),
     (Color.RED, Color),
@@ -232,3 +240,22 @@ def test_what_a_program_does_not_use_is_not_imported() -> None:
         "assert not {'pydantic', 'cryptography'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+
+
+def test_an_argument_that_is_missing_is_named_where_none_would_not_do() -> None:
+    def handler(item: Item, note: str | None, more: object, level: int = 3) -> None: ...
+
+    handler.__annotations__["item"] = Item
+    parameters = Parameters(handler)
+    item = PLAIN.encode([Item("cup", Decimal(1))])
+    assert parameters.from_array(item) == (Item("cup", Decimal(1)), None, None, 3)
+    for input in (None, b"[]"):
+        with pytest.raises(ArgumentsError, match=r"argument 1 \('item'\) is missing"):
+            parameters.from_array(input)
+    with pytest.raises(ArgumentsError, match=r"argument 1 \('item'\) is missing"):
+        parameters.from_payload(None)
+
+
+def test_a_path_is_read_from_text_alone() -> None:
+    with pytest.raises(BadBody, match="Expected `str`, got `int`"):
+        PLAIN.decode(b'{"pictures":["a",1]}', Album)

@@ -29,12 +29,14 @@ class ArgumentsError(Exception):
 class Parameters:
     """The positional parameters of one function, past the first `skip`."""
 
-    __slots__ = ("_count", "_defaults", "_names", "_readers", "_rest", "required")
+    __slots__ = ("_count", "_defaults", "_missing", "_names", "_readers", "_rest", "required")
 
     def __init__(self, function: Callable[..., object], *, skip: int = 0) -> None:
         signature = inspect.signature(function)
         hints = _hints(function)
         self._readers: list[Reader] = []
+        self._missing: list[bool] = []
+        """For each, whether a call without it is an error: it has no default, and its annotation no place for None."""
         self._names: list[str] = []
         self._defaults: list[object] = []
         self._rest: Reader | None = None
@@ -47,6 +49,7 @@ class Parameters:
                 self._names.append(parameter.name)
                 is_required = parameter.default is parameter.empty
                 self._defaults.append(None if is_required else parameter.default)
+                self._missing.append(is_required and not _takes_null(read))
                 self.required += is_required
             elif parameter.kind is parameter.VAR_POSITIONAL:
                 self._rest = read
@@ -60,24 +63,25 @@ class Parameters:
     def from_payload(self, payload: str | bytes | None) -> tuple[object, ...]:
         """The arguments of a task handler: the payload, or nothing for a function without parameters.
 
-        No payload is the parameter's default, or None.
+        No payload is the parameter's default, or None where its annotation allows that.
         """
         if self._count == 0:
             if self._rest is None or payload is None:
                 return ()
             return (_decode(self._rest, payload, "the payload"),)
         if payload is None:
-            return (self._defaults[0],)
+            return tuple(self._left_out(0)[:1])
         return (_decode(self._readers[0], payload, "the payload"),)
 
     def from_array(self, input: str | bytes | None) -> tuple[object, ...]:
         """The arguments of an activity or workflow, by the rules of Go's worker.
 
-        The input is a JSON array. What is missing gets the parameter's default, or None; what is left over is
-        ignored. Input that is not an array is the argument of a function that takes exactly one.
+        The input is a JSON array. What is missing gets the parameter's default, or None where its annotation allows
+        that; what is left over is ignored. Input that is not an array is the argument of a function that takes exactly
+        one.
         """
         if input is None:
-            return tuple(self._defaults)
+            return tuple(self._left_out(0))
         try:
             items = _array.decode(input)
         except (msgspec.MsgspecError, RecursionError) as error:
@@ -89,13 +93,20 @@ class Parameters:
             for index, (read, name, raw) in enumerate(zip(self._readers, self._names, items, strict=False), 1)
         ]
         if len(items) < self._count:
-            values += self._defaults[len(items) :]
+            values += self._left_out(len(items))
         elif self._rest is not None:
             rest = self._rest
             values += [
                 _decode(rest, raw, f"argument {self._count + i}") for i, raw in enumerate(items[self._count :], 1)
             ]
         return tuple(values)
+
+    def _left_out(self, count: int) -> list[object]:
+        """What parameters from number `count` on get when nothing was given for them."""
+        for index in range(count, self._count):
+            if self._missing[index]:
+                raise ArgumentsError(f"argument {index + 1} ({self._names[index]!r}) is missing")
+        return self._defaults[count:]
 
 
 def result_reader(function: Callable[..., object] | None) -> Reader:
@@ -131,6 +142,14 @@ def _decode(read: Reader, raw: str | bytes | msgspec.Raw, what: str) -> object:
         raise ArgumentsError(f"{what} does not fit: {error}") from None
     except Exception as error:  # a class may check what it is made from, in its `__post_init__`
         raise ArgumentsError(f"{what} does not fit: {type(error).__name__}: {error}") from None
+
+
+def _takes_null(read: Reader) -> bool:
+    try:
+        read(b"null")
+    except Exception:  # whatever a class of the application's raises when it is made from None
+        return False
+    return True
 
 
 def _hints(function: Callable[..., object]) -> dict[str, Any]:
