@@ -286,7 +286,7 @@ def test_explain_says_what_is_missing(server: Server) -> None:
         text: str = server.call(client, Op.EXPLAIN, started)[1]["waits_for"][0]["reason"]
         return text
 
-    assert reason() == "no worker is subscribed to task queue 'default'"
+    assert reason() == "no worker is subscribed to task queue 'default' for activities and tasks"
     server.subscribe(worker, types=["other"])
     assert "serves 'email.send'" in reason()
     server.subscribe(worker, types=["email.send"], slots=1)

@@ -152,7 +152,10 @@ def test_schedule_to_start_ends_a_task_that_nobody_takes_to_the_millisecond() ->
     assert d.status(started) is Status.TIMED_OUT
     assert d.execution(started).close_ms == START_MS + 500
     text = str(d.failure(started)["message"])
-    assert text == "schedule-to-start timeout of 500 ms passed while no worker is subscribed to task queue 'default'"
+    assert text == (
+        "schedule-to-start timeout of 500 ms passed while no worker is subscribed to task queue 'default'"
+        " for activities and tasks"
+    )
     assert d.execution(started).is_dead_letter
 
 

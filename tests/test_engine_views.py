@@ -175,7 +175,7 @@ def test_explain_says_what_an_open_task_waits_for() -> None:
         (waiting,) = d.views.explain(started.workflow_id)
         return waiting.reason
 
-    assert reason() == "no worker is subscribed to task queue 'default'"
+    assert reason() == "no worker is subscribed to task queue 'default' for activities and tasks"
     d.subscribe(1, types=["other"])
     assert reason() == "none of the 1 worker(s) on task queue 'default' serves 'email'"
     d.subscribe(2, slots=0)
@@ -199,13 +199,13 @@ def test_explain_says_what_a_workflow_waits_for() -> None:
     def reasons() -> list[str]:
         return [waiting.reason for waiting in d.views.explain(started.workflow_id)]
 
-    assert reasons() == ["no worker is subscribed to task queue 'default'"]
+    assert reasons() == ["no worker is subscribed to task queue 'default' for workflows"]
     d.subscribe_workflows(1)
     assert reasons() == ["the worker 'worker 1' runs the workflow"]
     d.call(d.run())
     assert reasons() == [
         "the worker 'worker 1' runs the workflow",
-        "no worker is subscribed to task queue 'default'",
+        "no worker is subscribed to task queue 'default' for activities and tasks",
     ]
     d.start(workflow_id="later", cron="0 * * * *")
     (waiting,) = d.views.explain("later")

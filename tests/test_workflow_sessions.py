@@ -68,8 +68,8 @@ def test_no_place_within_the_time_is_an_error_that_says_what_was_waited_for(forg
     world.advance(0.2)
     assert world.result(started) == (
         "SessionNotOpened: no worker of task queue 'gpu' gave this session a place: schedule-to-start timeout of"
-        " 60000 ms passed while no worker is subscribed to task queue 'gpu'; a worker has as many as"
-        " open_worker(sessions=...) says"
+        " 60000 ms passed while no worker is subscribed to task queue 'gpu' for activities and tasks; a worker"
+        " has as many as open_worker(sessions=...) says"
     )
 
 

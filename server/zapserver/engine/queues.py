@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from typing import TypeAlias, TypeVar
 
+from zapserver.engine.commands import QueueKind
 from zapserver.engine.rate import DeliveryRate, QueueRate
 from zapserver.engine.records import QueuedTask, Subscription, WorkerKind
 
@@ -244,9 +245,10 @@ class TaskQueue:
 
     def why_waiting(self, task: QueuedTask) -> str:
         """What a task in line waits for, in words."""
-        name = task.queue[1]
+        kind, name = task.queue
         if not self.subscriptions:
-            return f"no worker is subscribed to task queue {name!r}"
+            what = "workflows" if kind is QueueKind.WORKFLOW else "activities and tasks"
+            return f"no worker is subscribed to task queue {name!r} for {what}"
         willing = self.able(task.type, task.for_kind)
         if not willing and task.for_kind is not None and self.able(task.type):
             return (
