@@ -284,6 +284,18 @@ def test_a_local_activity_is_tried_as_often_as_its_policy_says() -> None:
     assert "away" in str(outcome.error)
 
 
+def test_a_workflow_is_named_by_its_run_method_as_well() -> None:
+    @workflow.defn
+    class Nap:
+        @workflow.run
+        async def run(self, seconds: float) -> float:
+            await workflow.sleep(seconds)
+            return seconds
+
+    [outcome] = explore(Nap.run, 3.0, seeds=[0])
+    assert outcome.result == 3.0
+
+
 # --- what is found ---------------------------------------------------------------------------------------------
 
 _count = itertools.count()

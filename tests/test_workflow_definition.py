@@ -212,3 +212,12 @@ def test_a_signal_handler_may_continue_as_new() -> None:
     world.signal(started, "again", 3)
     assert world.status(started) == "CONTINUED_AS_NEW"
     assert bytes(world.d.views.execution("w", "").input or b"") == b"[3]"
+
+
+def test_a_coroutine_in_the_place_of_a_workflow_is_an_error_that_says_how_it_is_named() -> None:
+    @workflow.defn
+    async def greet(name: str) -> str:
+        return name
+
+    with pytest.raises(TypeError, match=r"greet\(...\) was called.*as in start_workflow\(.*greet, ...\)"):
+        workflow_name(greet("ada"))

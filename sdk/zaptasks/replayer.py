@@ -15,9 +15,9 @@ from zapwire.frame import Buffer
 
 from .converters import PLAIN, DataConverter
 from .exported import HistoryError, WorkflowHistory
-from .workflow import Run, WorkflowInfo, WorkflowTaskError, definition_of
+from .workflow import Run, WorkflowInfo, WorkflowTaskError
 from .workflow import commands as c
-from .workflow.definition import Definition
+from .workflow.definition import Definition, workflow_definition
 from .workflow.places import raised_at
 from .workflow.task_handler import definitions_by_name
 from .workflow_payloads import opened_events
@@ -62,7 +62,7 @@ class Replayer:
         """
         read = history if isinstance(history, WorkflowHistory) else WorkflowHistory.read(history)
         read.check()
-        definition = self._definition(read) if workflow is None else definition_of(workflow)
+        definition = self._definition(read) if workflow is None else workflow_definition(workflow)
         return Replayed(history=read, next=self._run(read, definition))
 
     def replay_all(self, histories: Iterable[History]) -> list[Replayed]:

@@ -14,9 +14,9 @@ from zaptasks.arguments import result_reader
 from zaptasks.errors import ExecutionError
 from zaptasks.handlers import Handlers, Kind, table
 from zaptasks.records import Status, error_of
-from zaptasks.workflow import WorkflowTask, WorkflowTaskError, WorkflowTaskHandler, definition_of
+from zaptasks.workflow import WorkflowTask, WorkflowTaskError, WorkflowTaskHandler
 from zaptasks.workflow import commands as wc
-from zaptasks.workflow.definition import is_definition
+from zaptasks.workflow.definition import is_definition, workflow_definition
 from zapwire.failure import decode_failure
 
 from .environment import START
@@ -92,11 +92,12 @@ def explore(
     Everything happens in one step and in no real time: `activities` (functions, or a function that makes new ones for
     each seed) must not wait; take `mock` for those that do. `workflows` are the types of children.
     """
-    for target in (workflow, *workflows):
+    definition = workflow_definition(workflow)
+    targets = [definition.cls or workflow, *workflows]
+    for target in targets:
         if not is_definition(target):
             raise TypeError(f"{target!r} is not under @workflow.defn: only workflows that replay can be explored")
-    types = WorkflowTaskHandler([workflow, *workflows])
-    definition = definition_of(workflow)
+    types = WorkflowTaskHandler(targets)
     read = result_reader(definition.main.function)
     outcomes: list[Outcome] = []
     for seed in seeds:

@@ -255,6 +255,12 @@ def definition_of(target: object) -> Definition:
         return found
     if not isinstance(target, type) and callable(target) and is_async(target):
         return _of_function(getattr(target, "__name__", ""), target)
+    if inspect.iscoroutine(target):
+        target.close()  # else Python warns too that it was never awaited
+        raise TypeError(
+            f"{target.__qualname__}(...) was called, and what it gave is no workflow: name the function, and give its"
+            f" arguments after it, as in start_workflow({target.__qualname__}, ...)"
+        )
     raise TypeError(f"{target!r} is no workflow: decorate a class or an `async def` function with @workflow.defn")
 
 
@@ -262,10 +268,13 @@ def workflow_name(target: object) -> str:
     """The name of the workflow that `target` is: a text, a class, a function, or a method under `@workflow.run`."""
     if isinstance(target, str):
         return check_name(target, Kind.WORKFLOW)
+    return workflow_definition(target).name
+
+
+def workflow_definition(target: object) -> Definition:
+    """The same as a whole, for a target that is code."""
     role = getattr(target, _ROLE, None)
-    if isinstance(role, _Role) and role.kind == "run":
-        return _owner(target).name
-    return definition_of(target).name
+    return _owner(target) if isinstance(role, _Role) and role.kind == "run" else definition_of(target)
 
 
 def workflow_function(target: object) -> Callable[..., Any] | None:
