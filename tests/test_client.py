@@ -188,6 +188,7 @@ async def test_waiting_for_an_execution_that_nobody_knows_is_a_404() -> None:
         with pytest.raises(CallFailed) as caught:
             await client.get_handle("never-was").result()
         assert caught.value.status == 404
+        assert str(caught.value).startswith("call 0x91 AwaitExecution: status 404: workflow not found: ")
 
 
 # --- workflows ----------------------------------------------------------------------------------------

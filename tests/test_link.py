@@ -106,7 +106,7 @@ async def test_both_ends_call() -> None:
 async def test_a_failure_carries_the_peers_status_and_text() -> None:
     async with served() as (link, _, recorder):
         recorder.error = CallFailed(404, "workflow not found")
-        with pytest.raises(CallFailed, match="call 0xC7: status 404: workflow not found") as caught:
+        with pytest.raises(CallFailed, match="call 0xC7 unknown: status 404: workflow not found") as caught:
             await link.call(RAISE)
         assert (caught.value.status, caught.value.detail, caught.value.opcode) == (404, "workflow not found", RAISE)
 

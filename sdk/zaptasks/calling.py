@@ -6,6 +6,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol, TypeVar
 
+import msgspec
 import trio
 
 from zapwire.body import decode_json, encode_json
@@ -21,6 +22,8 @@ from .records import UpdateAnswer, reveal, with_receipt
 from .submit_reply import read_submit_reply
 
 T = TypeVar("T")
+
+_named: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 ASK_AGAIN_SECONDS: Final = 0.2
 """The pause before a call of unknown outcome is repeated to a server that takes nothing now."""
@@ -134,7 +137,8 @@ class Caller:
         try:
             return await self._link.call(opcode, body, timeout=timeout)
         except CallFailed as error:
-            raise refusal(error.status, error.detail, opcode=opcode, body=error.body) from None
+            detail = _which(error.detail, body) if error.status == 404 else error.detail
+            raise refusal(error.status, detail, opcode=opcode, body=error.body) from None
 
     async def _call_raw(self, message: bytes, opcode: int, type: type[T], *, repeat: bool = True) -> T:
         async def ask(timeout: float | None) -> T:
@@ -169,3 +173,9 @@ class Caller:
                     raise
                 await trio.sleep(min(ASK_AGAIN_SECONDS, deadline - trio.current_time()))
             await trio.lowlevel.checkpoint()
+
+
+def _which(detail: str, request: bytes) -> str:
+    """The text of a 404, with the id that the request asked for: "not found" alone does not say what."""
+    id = _named.decode(request).get("workflow_id")
+    return detail if id is None else f"{detail}: {bytes(id).decode()}"

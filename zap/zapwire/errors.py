@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from .opcodes import describe
+
 
 class ZapError(Exception):
     """The root of everything that zapwire raises on purpose."""
@@ -74,7 +76,7 @@ class CallFailed(ZapError):
     code: ClassVar[str] = "call_failed"
 
     def __init__(self, status: int, detail: str, *, opcode: int | None = None, body: bytes = b"") -> None:
-        where = "" if opcode is None else f"call 0x{opcode:02X}: "
+        where = "" if opcode is None else f"call {describe(opcode)}: "
         super().__init__(f"{where}status {status}: {detail or 'the peer gave no reason'}")
         self.status = status
         self.detail = detail
