@@ -107,6 +107,8 @@ class Worker(RefusingHandler):
         )
         for name in set(self._serving.types) & workflow_table.keys():
             raise ValueError(f"workflow {name!r} is registered twice: under @workflow.defn, and as a plain function")
+        self.serves: Final = sorted({*self._tasks, *self._activities, *self._serving.types, *workflow_table})
+        """The names of its tasks, activities and workflows."""
         self._workflows = WorkflowRunner(workflow_table, task_queue=task_queue, converter=client.converter)
         identity = {"identity": self.identity, "sdk_name": SDK_NAME, "sdk_version": VERSION}
         if self.build_id:
@@ -406,6 +408,7 @@ async def open_worker(
             await nursery.start(worker._hold_connection)
             try:
                 await worker.subscribed()
+                log.info("task queue %r of %s is served: %s", task_queue, client.connector, ", ".join(worker.serves))
                 client.workers.append(worker)
                 yield worker
                 await worker.drain()
