@@ -44,6 +44,12 @@ async def refuse() -> None:
     from zaptasks.errors import TaskError
     raise TaskError("out of \\x1b[31mstock", code="NoStock", non_retryable=True)
 
+@task(name="talk")
+async def talk() -> str:
+    for word in ("it", "is"):
+        activity.emit(word)
+    return "said"
+
 @workflow.defn
 class Basket:
     def __init__(self):
@@ -405,7 +411,8 @@ def test_workflow_commands_show_and_steer_an_execution(invoke: Invoke) -> None:
     invoke.ok("workflow", "terminate", "order-1", "--reason", "sold out")
     assert "order-1 was terminated" in invoke.refused("workflow", "result", "order-1")
     assert "is closed" in invoke.ok("workflow", "explain", "order-1")
-    assert "404" in invoke.refused("workflow", "describe", "no-such-order")
+    refused = invoke.refused("workflow", "describe", "no-such-order")
+    assert 'call 0x64 DescribeWorkflow: status 404: workflow not found: "no-such-order"' in refused
 
 
 def test_a_worker_serves_the_workflows_of_a_module_and_updates_reach_them(invoke: Invoke) -> None:
@@ -417,6 +424,23 @@ def test_a_worker_serves_the_workflows_of_a_module_and_updates_reach_them(invoke
     )
     assert invoke.json("workflow", "update", "basket-1", "add", '"pot"') == 2
     assert invoke.json("workflow", "result", "basket-1") == ["tea", "pot"]
+    history = invoke.json("workflow", "history", "basket-1")
+    assert isinstance(history, dict)
+    first = next(event["eventId"] for event in history["events"] if event["eventType"].endswith("TASK_COMPLETED"))
+    again = invoke.json("workflow", "reset", "basket-1", str(first), "--reason", "anew")
+    assert isinstance(again, dict)
+    assert again["run_id"] != history["run_id"]
+    invoke.ok("workflow", "terminate", "basket-1")
+
+
+def test_output_is_printed_as_it_comes_one_value_a_line(invoke: Invoke) -> None:
+    invoke.ok("now", "talk", "--id", "talk-1", "--wait")
+    assert invoke.ok("workflow", "output", "talk-1").split() == ['"it"', '"is"']
+    assert invoke.json("workflow", "output", "talk-1", "--after", "1") == {
+        "number": 2,
+        "value": "is",
+        "activity_type": "talk",
+    }
 
 
 def test_describe_and_history_say_which_build_did_it(invoke: Invoke) -> None:

@@ -199,6 +199,31 @@ async def result(client: AsyncClient, output: Output, workflow_id: str, run_id: 
     await print_result(client.get_handle(workflow_id, run_id), output)
 
 
+@workflow.command(name="output")
+@_id
+@click.option("--after", type=click.IntRange(0), default=0, help="The number of the last item that is known already.")
+@_run_id
+@with_client
+async def output_(client: AsyncClient, output: Output, workflow_id: str, after: int, run_id: str) -> None:
+    """Print what its activities emit, as it comes, until it is closed: one JSON value a line."""
+    async for item in client.get_handle(workflow_id, run_id).output(after=after):
+        if output.as_json:
+            output.json({"number": item.number, "value": item.value, "activity_type": item.activity_type})
+        else:
+            output.json(item.value)
+
+
+@workflow.command()
+@_id
+@click.argument("event_id", type=click.IntRange(1), metavar="EVENT")
+@_run_id
+@_reason
+@with_client
+async def reset(client: AsyncClient, output: Output, workflow_id: str, event_id: int, run_id: str, reason: str) -> None:
+    """End a run and start another that goes on from EVENT of its history: `zaptasks workflow history` numbers them."""
+    print_started(await client.get_handle(workflow_id, run_id).reset(event_id, reason), output)
+
+
 @workflow.command()
 @_id
 @_run_id
