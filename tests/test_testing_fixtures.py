@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 COMMON = """
 import pytest
+import zaptasks
 from zaptasks import testing, workflow
 
 @workflow.defn
@@ -26,6 +27,8 @@ pytestmark = pytest.mark.zaptasks(workflows=[nap], activities=[testing.mock("wak
 BLOCKING = """
 def test_plain(blocking_workflow_env):
     env = blocking_workflow_env
+    assert isinstance(env.client, zaptasks.ServerCalls)     # what application code takes, Client or this
+    assert issubclass(zaptasks.Client, zaptasks.ServerCalls)
     handle = env.client.start_workflow(nap, 100)
     assert handle.result() == "rested"
     assert env.now() == testing.START.replace(month=4, day=11)

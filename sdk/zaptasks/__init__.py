@@ -17,6 +17,7 @@ from .blocking import (
     BlockingTaskHandle,
     BlockingWorkflowHandle,
     Client,
+    ServerCalls,
     default,
     set_default,
 )
@@ -132,6 +133,7 @@ __all__ = [
     "ScheduleSpec",
     "Seconds",
     "ServerBusy",
+    "ServerCalls",
     "StartOptions",
     "StartTask",
     "StartWorkflow",

@@ -9,6 +9,7 @@ A trio loop in a thread of its own holds the connections; a call hops there and 
 makes it. In an asyncio or trio program call it from a worker thread, or use `open_client`.
 """
 
+from .calls import ServerCalls
 from .client import Client, default, set_default
 from .handles import (
     BlockingActivityTokenHandle,
@@ -23,6 +24,7 @@ __all__ = [
     "BlockingTaskHandle",
     "BlockingWorkflowHandle",
     "Client",
+    "ServerCalls",
     "default",
     "set_default",
 ]

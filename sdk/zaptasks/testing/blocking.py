@@ -38,7 +38,11 @@ class BlockingEnvironment:
     def __init__(self, manager: AbstractAsyncContextManager[WorkflowEnvironment]) -> None:
         self._loop = _Loop(manager)
         self.client: Final = ServerCalls(self._loop)
-        """As `zaptasks.Client`, with every call that a server can answer, and its handles."""
+        """As `zaptasks.Client`, with every call that a server can answer, and its handles.
+
+        It lacks `now` and `add`, which may run things in the process. A function that takes either client is annotated
+        with `zaptasks.ServerCalls`.
+        """
 
     def now(self) -> datetime:
         """The virtual time, in UTC."""
