@@ -433,6 +433,10 @@ def test_a_worker_serves_the_workflows_of_a_module_and_updates_reach_them(invoke
     invoke.ok("workflow", "terminate", "basket-1")
 
 
+def test_the_help_names_the_environment_of_the_address(invoke: Invoke) -> None:
+    assert "env var: TASKS_ZAP" in invoke.ok("health", "--help")
+
+
 def test_output_is_printed_as_it_comes_one_value_a_line(invoke: Invoke) -> None:
     invoke.ok("now", "talk", "--id", "talk-1", "--wait")
     assert invoke.ok("workflow", "output", "talk-1").split() == ['"it"', '"is"']

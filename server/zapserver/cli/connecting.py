@@ -29,8 +29,15 @@ def zap_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Where the server is."""
     for option in (
         click.option("--timeout", type=click.FloatRange(0, min_open=True), default=10.0, help="Seconds for a call."),
-        click.option("--namespace", default="default", envvar="TASKS_NAMESPACE", show_default=True),
-        click.option("--zap", default=ZAP_DEFAULT, envvar="TASKS_ZAP", show_default=True, help="The server's address."),
+        click.option("--namespace", default="default", envvar="TASKS_NAMESPACE", show_envvar=True, show_default=True),
+        click.option(
+            "--zap",
+            default=ZAP_DEFAULT,
+            envvar="TASKS_ZAP",
+            show_envvar=True,
+            show_default=True,
+            help="The server's address.",
+        ),
     ):
         function = option(function)
     return function
