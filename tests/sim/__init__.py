@@ -7,7 +7,8 @@
     server       the real dispatcher, namespaces and engine as a process that can be killed
     peer, client, worker    the other ends, over the real `zapwire.Connection`
     plays, replayer, player    workflows as pure functions of their histories, who runs them, who starts them
-    checkers     the promises of docs/design.md, one class each
+    promises     those of docs/design.md, a file each
+    checkers     tell them what enters and leaves the server
     stories      what histories have to say, and what they tell of one another
     simulation   safety phase, liveness phase, one more loss of power
     planted      mistakes to make on purpose, one at least for each checker

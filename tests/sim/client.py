@@ -7,9 +7,11 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from tests.sim.checkers import CRONS, ORPHAN, Backfill, ScheduleState, Start
 from tests.sim.peer import Answer, OnAnswer, Peer, Surroundings
 from tests.sim.profile import FLOW_TYPES, TASK_TYPES
+from tests.sim.promises.endings import ORPHAN
+from tests.sim.promises.kept import ScheduleState, Start
+from tests.sim.promises.slots import CRONS, Backfill
 
 from zapwire.envelope import Receipt, encode_request, encode_task_submit
 from zapwire.opcodes import Op

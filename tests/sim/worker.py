@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from tests.sim.checkers import ORPHAN
 from tests.sim.client import QUEUES
 from tests.sim.peer import Answer, Peer, Surroundings
+from tests.sim.promises.endings import ORPHAN
 from tests.sim.world import Timer
 
 from zapwire.envelope import encode_respond
