@@ -10,7 +10,7 @@ from tests.sim.network import SimLink
 from tests.sim.profile import Profile
 from tests.sim.promises.cancels import Cancels
 from tests.sim.promises.endings import Endings
-from tests.sim.promises.kept import Kept
+from tests.sim.promises.kept import NO_RESULT, Kept
 from tests.sim.promises.leases import Held, Leases
 from tests.sim.promises.patience import Patience
 from tests.sim.promises.results import Results
@@ -30,7 +30,9 @@ _RESPONDS = (
     Op.RESPOND_ACTIVITY_TASK_FAILED,
     Op.RECORD_ACTIVITY_TASK_HEARTBEAT,
     Op.HAND_BACK_TASK,
+    Op.DETACH_TASK,
 )
+_KEEPS_LEASE = (Op.RECORD_ACTIVITY_TASK_HEARTBEAT, Op.DETACH_TASK)
 _SUBSCRIBES = {Op.SUBSCRIBE_WORKFLOW_TASKS: "workflow", Op.SUBSCRIBE_ACTIVITY_TASKS: "activity"}
 
 _decode = msgspec.json.decode
@@ -44,6 +46,8 @@ class _Call:
     latest_token: str = ""
     at_ms: int = 0
     """The engine's time when it came."""
+    was_settled: bool = False
+    ends_lease: bool = False
 
 
 class Checkers:
@@ -85,7 +89,11 @@ class Checkers:
                 call.at_ms = max(self._world.clock(), self.engine.now_ms)
                 if opcode == Op.RESPOND_WORKFLOW_TASK_COMPLETED:
                     held.is_answered = True
-                if opcode != Op.RECORD_ACTIVITY_TASK_HEARTBEAT:
+                call.was_settled = held.is_settled
+                if opcode == Op.DETACH_TASK:
+                    held.is_detaching = True
+                call.ends_lease = opcode not in _KEEPS_LEASE and not held.is_over
+                if call.ends_lease:
                     self.leases.over(call.token, self.engine.now_ms)
         elif opcode in _SUBSCRIBES or opcode == Op.CANCEL_WORKFLOW:
             call.data = bytes(decode_envelope(message).body)
@@ -103,6 +111,7 @@ class Checkers:
         if status == 500:
             self._world.fail("server", f"0x{call.opcode:02X} of {link.node_id} was answered 500: {error}")
         if status not in (0, 200):
+            self._answer_refused(call, status)
             return
         if call.opcode in _RESPONDS:
             self._answer_taken(call)
@@ -117,11 +126,29 @@ class Checkers:
             return
         is_completed = call.opcode == Op.RESPOND_ACTIVITY_TASK_COMPLETED
         self.leases.accepted(call.token, call.latest_token, is_last=is_completed)
-        if call.opcode == Op.RECORD_ACTIVITY_TASK_HEARTBEAT:
-            held.beat_ms = max(held.beat_ms, call.at_ms)
-            self.kept.beaten(held.key, _decode(call.data)["n"])
-        elif is_completed:
-            self.results.activity(held.key, _decode(call.data))
+        self.leases.taken_too_late(held, call.at_ms, was_settled=call.was_settled)
+        match call.opcode:
+            case Op.RECORD_ACTIVITY_TASK_HEARTBEAT:
+                held.beat_ms = max(held.beat_ms, call.at_ms)
+                self.kept.beaten(held.key, _decode(call.data)["n"])
+            case Op.DETACH_TASK:
+                held.is_detached = held.is_detaching = True
+            case Op.RESPOND_ACTIVITY_TASK_COMPLETED:
+                held.is_settled = True
+                self.results.activity(held.key, _decode(call.data))
+                self.kept.ended(held.run_id, held.key, held.attempt, _decode(call.data))
+            case Op.RESPOND_ACTIVITY_TASK_FAILED | Op.HAND_BACK_TASK if held.kind == "activity":
+                held.is_settled = True
+                self.kept.ended(held.run_id, held.key, held.attempt, NO_RESULT)
+
+    def _answer_refused(self, call: _Call, status: int) -> None:
+        held = self.leases.by_token.get(call.token)
+        if held is None:
+            return
+        if call.opcode == Op.DETACH_TASK and not held.is_detached:
+            held.is_detaching = False
+        if call.ends_lease and status in (429, 503, 507):
+            self.leases.stands_again(held)
 
     def pushing(self, link: SimLink, opcode: int, body: bytes) -> None:
         push = _decode(body)
@@ -140,7 +167,7 @@ class Checkers:
             case Op.DELIVER_ACTIVITY_CANCEL:
                 known = self.leases.by_token.get(push["task_token"].rpartition("|")[0])
                 if known is not None:
-                    known.is_told_to_stop = True
+                    self.cancels.told(known, link)
             case Op.DELIVER_CANCEL_REQUEST:
                 holder = self.leases.latest.get(push["run_id"])
                 if holder is not None and holder.link is link:

@@ -128,6 +128,67 @@ def leases_are_forgotten() -> Iterator[None]:
 
 
 @contextmanager
+def detached_leases_end_with_their_workers() -> Iterator[None]:
+    """Promise 3: what is detached goes to another worker once the first is gone."""
+
+    def detach(s: State, token: str, now_ms: int) -> None:
+        activities.held(s, token)
+
+    with patch.object(activities, "detach", detach):
+        yield
+
+
+@contextmanager
+def detached_leases_end_with_the_server() -> Iterator[None]:
+    """Promise 3: that a lease is detached is not written."""
+    record = saved._activity_record
+
+    def forget(activity: Activity) -> Any:
+        lease = activity.lease
+        if lease is None or not lease.is_detached:
+            return record(activity)
+        lease.is_detached = False
+        try:
+            return record(activity)
+        finally:
+            lease.is_detached = True
+
+    with patch.object(saved, "_activity_record", forget):
+        yield
+
+
+@contextmanager
+def results_by_token_are_lost() -> Iterator[None]:
+    """Promise 1: what somebody says of a detached attempt is acknowledged, and counts as if it were nothing."""
+
+    def complete(s: State, token: str, result: Payload | None, now_ms: int) -> Any:
+        lease = activities.held(s, token).lease
+        assert lease is not None
+        return real(s, token, None if lease.is_detached else result, now_ms)
+
+    real = activities.complete
+    with patch.object(activities, "complete", complete):
+        yield
+
+
+@contextmanager
+def time_is_up_for_workers_only() -> Iterator[None]:
+    """Promise 3: the token of a detached attempt is good for longer than its time."""
+    fire = activities.fire
+
+    def fire_unless_detached(s: State, activity: Activity, now_ms: int) -> Any:
+        lease = activity.lease
+        if lease is None or not lease.is_detached:
+            return fire(s, activity, now_ms)
+        lease.started_ms = lease.heartbeat_ms = now_ms
+        s.timers.update(activity)
+        return None
+
+    with patch.object(activities, "fire", fire_unless_detached):
+        yield
+
+
+@contextmanager
 def retries_are_forgotten() -> Iterator[None]:
     """Promise 4: nothing wakes an activity that backs off."""
     update = Timers.update
@@ -361,6 +422,10 @@ PLANTED: dict[Plant, str] = {
     results_are_written_wrong: "2 result",
     old_attempts_are_taken: "3 lease",
     leases_are_forgotten: "3 lease",
+    detached_leases_end_with_their_workers: "3 lease",
+    detached_leases_end_with_the_server: "3 lease",
+    results_by_token_are_lost: "1 kept",
+    time_is_up_for_workers_only: "3 lease",
     retries_are_forgotten: "4 end",
     slots_fire_again_after_a_restart: "5 slot",
     slots_are_left_out: "5 slot",

@@ -61,7 +61,7 @@ OPERATIONS = {
     "describe schedule": 2,
 }
 """With their weights."""
-TASK_TYPES = {"quick": 8, "slow": 5, "flaky": 4, "doomed": 2, "forever": 2, "silent": 2, "orphan": 1}
+TASK_TYPES = {"quick": 8, "slow": 5, "flaky": 4, "doomed": 2, "forever": 2, "silent": 2, "later": 5, "orphan": 1}
 FLOW_TYPES = {"chain": 5, "fan": 4, "orphan": 1}
 
 

@@ -18,7 +18,7 @@ from zapwire.envelope import encode_respond
 from zapwire.failure import CANCELED_ERROR, Failure, encode_failure
 from zapwire.opcodes import Op
 
-STEP_TYPES = ("quick", "slow", "flaky")
+STEP_TYPES = ("quick", "slow", "flaky", "later")
 """The activities of workflows, in turn."""
 STOPPED = encode_failure(Failure(message="stopped", code=CANCELED_ERROR, non_retryable=True))
 
@@ -154,7 +154,7 @@ class Worker(Peer):
         self.world.note(self.name, "begins", body["activity_id"], body["attempt"])
         if self._misbehaves("silent") or (task_type == "silent" and not self.around.is_calm):
             return
-        if work.heartbeat_ms:
+        if work.heartbeat_ms and task_type != "later":  # whoever has the token is heard then
             self._plan(work, self.world.between(1, work.heartbeat_ms // 2), partial(self._beat, work))
         if self._misbehaves("hand back"):
             self._plan(work, self.world.between(1, 500), partial(self._hand_back, work))
@@ -169,6 +169,8 @@ class Worker(Peer):
                 self._plan(work, self.world.between(0, 1_000), partial(end, work))
             case "doomed":
                 self._plan(work, self.world.between(0, 300), partial(self._fail, work))
+            case "later":
+                self._plan(work, self.world.between(0, 300), partial(self._detach, work))
             case "forever":
                 pass
             case _:
@@ -202,6 +204,12 @@ class Worker(Peer):
         self._end(work)
         failure = Failure(message=f"no {self.world.number()}", code="Boom", non_retryable=work.type == "doomed")
         self._insist(Op.RESPOND_ACTIVITY_TASK_FAILED, work.token, encode_failure(failure))
+
+    def _detach(self, work: Work) -> None:
+        """Somebody else ends it, and may be quicker than the server's answer."""
+        self._end(work)
+        self.around.leave_token(work.token, work.heartbeat_ms)
+        self._insist(Op.DETACH_TASK, work.token, b"")
 
     def _hand_back(self, work: Work) -> None:
         self._end(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.sim.network import SimLink
 from tests.sim.promises.leases import Held, Leases
 from tests.sim.world import World
 
@@ -41,6 +42,12 @@ class Cancels:
         if holder is None or (holder.is_over and held.started_ms > holder.over_ms):
             self._fail(f"activity {held.key} of the canceled run {held.run_id} begins")
 
+    def told(self, held: Held, link: SimLink) -> None:
+        """A connection hears that the code of `held` is to stop."""
+        held.is_told_to_stop = True
+        if held.is_detached or held.link is not link:
+            self._fail(f"{link.node_id} is told to stop {held.key}, and does not run it")
+
     def look(self, engine: Engine) -> None:
         """Nobody hears of a cancel: it is done over everybody's head in time."""
         for execution in engine._state.executions.values():
@@ -61,7 +68,12 @@ class Cancels:
             if found.status.is_open:
                 self._fail(f"run {run_id} ({found.type}) was canceled and is {found.status.name}")
         for held in self._leases.latest.values():
-            if held.is_over or held.is_told_to_stop or (held.is_replayed and not held.is_live(engine.now_ms)):
+            if (
+                held.is_over
+                or held.is_told_to_stop
+                or held.is_detached
+                or (held.is_replayed and not held.is_live(engine.now_ms))
+            ):
                 continue
             if held.run_id not in engine._state.executions:
                 self._fail(f"{held.link.node_id} was not told that {held.key} of {held.run_id} is over")

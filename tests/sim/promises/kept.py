@@ -14,6 +14,15 @@ from zapserver.engine.errors import NotFound
 from zapserver.engine.records import EventType, Execution
 from zapwire.envelope import Receipt
 
+NO_RESULT = object()
+"""An attempt that failed or was handed back."""
+_ANSWERED = {
+    EventType.ACTIVITY_RETRYING,
+    EventType.ACTIVITY_HANDED_BACK,
+    EventType.ACTIVITY_FAILED,
+    EventType.ACTIVITY_CANCELED,
+}
+
 _decode = msgspec.json.decode
 
 
@@ -66,6 +75,8 @@ class Kept:
         """The numbers in their inputs, by run."""
         self._details: dict[str, int] = {}
         """The number in the last acknowledged heartbeat, by activity."""
+        self._ends: dict[tuple[str, str, int], Any] = {}
+        """What an acknowledged answer said of an attempt, by run, activity and attempt: a result, or `NO_RESULT`."""
         self.schedules: dict[str, ScheduleState] = {}
 
     def started(self, start: Start, request_id: str) -> None:
@@ -82,6 +93,10 @@ class Kept:
 
     def beaten(self, activity_id: str, number: int) -> None:
         self._details[activity_id] = max(number, self._details.get(activity_id, 0))
+
+    def ended(self, run_id: str, activity_id: str, attempt: int, result: Any) -> None:
+        """An answer that ends this attempt was acknowledged."""
+        self._ends[run_id, activity_id, attempt] = result
 
     def delivered(self, activity_id: str, details: Any) -> None:
         """The next attempt gets the details of the last heartbeat that was acknowledged, or of a later one."""
@@ -123,6 +138,9 @@ class Kept:
                 self._fail(f"run {start.run_id} is {found.type} of {value(found.input)}, not {start}")
             if is_deep:
                 self._check_history(engine, found)
+        if is_deep:
+            for (run_id, activity_id, attempt), result in self._ends.items():
+                self._check_attempt(engine, run_id, activity_id, attempt, result)
         for run_id, numbers in self.signals.items():
             self._check_signals(engine, run_id, numbers)
         for schedule_id, state in self.schedules.items():
@@ -134,6 +152,24 @@ class Kept:
             self._fail(f"the history of {found.run_id} has a gap: {[event.event_id for event in events]}")
         elif events[0].type is not EventType.EXECUTION_STARTED:
             self._fail(f"the history of {found.run_id} begins with {events[0].type}")
+
+    def _check_attempt(self, engine: Engine, run_id: str, activity_id: str, attempt: int, result: Any) -> None:
+        try:
+            events = engine.views.history("", run_id, limit=10_000)[0]
+        except NotFound:
+            self._fail(f"run {run_id} got an answer to {activity_id} and is gone")
+            return
+        types = _ANSWERED if result is NO_RESULT else {EventType.ACTIVITY_COMPLETED}
+        found = [
+            event
+            for event in events
+            if event.type in types
+            and (event.attributes["activityId"], event.attributes["attempt"]) == (activity_id, attempt)
+        ]
+        if not found:
+            self._fail(f"attempt {attempt} of {activity_id} was answered with {result}, and its history has {found}")
+        elif result is not NO_RESULT and value(found[0].attributes["result"]) != result:
+            self._fail(f"attempt {attempt} of {activity_id} was completed with {result}, and is in {found[0]}")
 
     def _check_signals(self, engine: Engine, run_id: str, numbers: set[int]) -> None:
         try:

@@ -36,6 +36,12 @@ class Held:
     """Of a run whose worker replays: it begins things after a cancel, and has one workflow task after another."""
     is_answered: bool = False
     has_updates: bool = False
+    is_detaching: bool = False
+    """Its worker says that it has no more to do with it."""
+    is_detached: bool = False
+    """That was acknowledged: it ends by its token, a timeout or the end of the execution."""
+    is_settled: bool = False
+    """An answer that ends it was acknowledged."""
     is_closed: bool = False
     """Its lease was over when the delivery left, and nobody but the end of the execution can have done that."""
 
@@ -85,6 +91,7 @@ class Leases:
             each.link is new.link
             and each.kind == new.kind
             and each.is_live(engine.now_ms)
+            and not each.is_detaching
             and each.run_id in engine._state.executions
             for each in self.latest.values()
         )
@@ -114,14 +121,27 @@ class Leases:
             if known != token:
                 self._fail(f"{held.key} was completed twice")
 
+    def taken_too_late(self, held: Held, at_ms: int, *, was_settled: bool) -> None:
+        """An answer that came at `at_ms` was taken: its token was to be good then."""
+        if was_settled:
+            self._fail(f"attempt {held.attempt} of {held.key} was over, and its token was taken again")
+        if held.kind == "activity" and held.start_to_close_ms and at_ms >= held.started_ms + held.start_to_close_ms:
+            self._fail(f"attempt {held.attempt} of {held.key} had its time, and its token was taken at {at_ms}")
+
+    def stands_again(self, held: Held) -> None:
+        """What was to end it was refused. Only of a detached lease is it known that nothing else did."""
+        if held.is_detached:
+            held.is_over = False
+
     def parted(self, link: SimLink, now_ms: int) -> None:
         for held in self.latest.values():
-            if held.link is link:
+            if held.link is link and not held.is_detached:
                 self.over(held.token, now_ms)
 
     def restarted(self, now_ms: int) -> None:
         for held in self.latest.values():
-            self.over(held.token, now_ms)
+            if not held.is_detached:
+                self.over(held.token, now_ms)
             held.is_closed = False
 
     def rebuilt(self, now_ms: int) -> None:
