@@ -67,6 +67,7 @@ def test_the_seeds_do_and_suffer_everything(reports: list[Report]) -> None:
     }
     wanted |= {"by token: complete 404", "by token: complete 409", "heartbeats by token: 0", "heartbeats by token: 200"}
     wanted |= {"token used again: 404", "token used again: 409"}
+    wanted |= {"deliveries with headers", "deliveries without headers", "rates spent: worker", "rates spent: queue"}
     wanted |= {"workflow type unknown", "backfills checked", "seeds of two namespaces"}
     counts: Counter[str] = Counter()
     for seed in range(SEEDS_MAX):

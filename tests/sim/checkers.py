@@ -10,9 +10,11 @@ from tests.sim.network import SimLink
 from tests.sim.profile import Profile
 from tests.sim.promises.cancels import Cancels
 from tests.sim.promises.endings import Endings
+from tests.sim.promises.headers import Headers
 from tests.sim.promises.kept import NO_RESULT, Kept
 from tests.sim.promises.leases import Held, Leases
 from tests.sim.promises.patience import Patience
+from tests.sim.promises.rates import Rates
 from tests.sim.promises.results import Results
 from tests.sim.promises.slots import Slots
 from tests.sim.stories import Families, Library, Notes, Stories, Updates
@@ -63,6 +65,8 @@ class Checkers:
         self.slots = Slots(world)
         self.cancels = Cancels(world, self.leases)
         self.patience = Patience(world, profile.delay_ms)
+        self.headers = Headers(world)
+        self.rates = Rates(world, profile)
         self.stories = Stories(world)
         self.families = Families(world)
         self.notes = Notes(world)
@@ -117,6 +121,8 @@ class Checkers:
             self._answer_taken(call)
         elif call.opcode in _SUBSCRIBES:
             self.leases.subscribed(link, _SUBSCRIBES[Op(call.opcode)], _decode(call.data)["slots"])
+            if call.opcode == Op.SUBSCRIBE_ACTIVITY_TASKS:
+                self.rates.subscribed(link)
         elif call.opcode == Op.CANCEL_WORKFLOW:
             self.cancels.acknowledged(_decode(call.data)["run_id"])
 
@@ -159,8 +165,10 @@ class Checkers:
                 held = self._held(link, opcode, push)
                 self.cancels.delivered(held)
                 self.leases.delivered(held, self.engine)
+                self._check_headers(held, push)
                 if held.kind == "activity":
                     self.kept.delivered(held.key, push.get("heartbeat_details"))
+                    self._count_on_rates(held)
             case Op.DELIVER_ACTIVITY_RESULT:
                 outcome = _decode(push["result"]) if "result" in push else {"failure": push["failure"]}
                 self.results.activity(push["activity_id"], outcome)
@@ -172,6 +180,20 @@ class Checkers:
                 holder = self.leases.latest.get(push["run_id"])
                 if holder is not None and holder.link is link:
                     holder.is_told_to_stop = True
+
+    def _check_headers(self, held: Held, push: dict[str, Any]) -> None:
+        """Its input says what it was started with. A worker that replays reads both in the first event."""
+        if "history" not in push:
+            self.headers.delivered(held.key, _decode(push["input"])["n"], push.get("headers"))
+        elif push["previous_event_id"] == 0:
+            first = push["history"][0]["attributes"]
+            self.headers.delivered(held.key, first["input"]["n"], first.get("headers"))
+
+    def _count_on_rates(self, held: Held) -> None:
+        """Unless its lease is over: when it was decided is not known then."""
+        activity = self.engine._state.activities.get(held.key)
+        if activity is not None and not held.is_over:
+            self.rates.delivered(held.link, activity.queue[1], held.started_ms)
 
     def _held(self, link: SimLink, opcode: int, push: dict[str, Any]) -> Held:
         state, now_ms = self.engine._state, self.engine.now_ms
@@ -207,6 +229,7 @@ class Checkers:
 
     def parted(self, link: SimLink) -> None:
         self.leases.parted(link, self.engine.now_ms)
+        self.rates.parted(link)
 
     # --- what happens to the server --------------------------------------------------------------------
 
@@ -222,11 +245,13 @@ class Checkers:
         self._engine = engine
         self._calls.clear()
         self.leases.restarted(engine.now_ms)
+        self.rates.forgotten()
         self._look(engine)
 
     def rebuilt(self, engine: Engine) -> None:
         self._engine = engine
         self.leases.rebuilt(engine.now_ms)
+        self.rates.forgotten()
         self._look(engine)
 
     def _look(self, engine: Engine) -> None:
@@ -248,6 +273,7 @@ class Checkers:
         self.cancels.check(engine)
         self.endings.check(engine)
         self.slots.check(engine, is_last=True)
+        self.headers.check(engine)
         library = Library(engine)
         self.stories.check(library)
         self.families.check(library)

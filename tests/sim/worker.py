@@ -73,12 +73,15 @@ class Worker(Peer):
     # --- the connection ------------------------------------------------------------------------------
 
     def connected(self) -> None:
+        profile = self.around.profile
         types = [*STEP_TYPES, "doomed", "forever", "silent"]
         for queue in QUEUES:
             asked = {"task_queue": queue, "slots": self._slots}
             self._subscribe(Op.SUBSCRIBE_WORKFLOW_TASKS, {**asked, "replays": self.replays})
+            rates = {"per_second": profile.worker_rate, "queue_per_second": profile.queue_rate}
             for namespace in self.around.checkers:  # one connection serves the activities of all of them
-                self._subscribe(Op.SUBSCRIBE_ACTIVITY_TASKS, {**asked, "types": types, "namespace": namespace})
+                wanted = {**asked, **rates, "types": types, "namespace": namespace}
+                self._subscribe(Op.SUBSCRIBE_ACTIVITY_TASKS, wanted)
         old, self._old_tokens = self._old_tokens, []
         for token in old:
             if self._misbehaves("answer late"):
