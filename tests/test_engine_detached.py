@@ -93,6 +93,13 @@ def test_its_holder_learns_of_a_cancel_by_heartbeat_and_says_when_it_is_done() -
     assert d.status(started) is Status.CANCELED
 
 
+def test_no_worker_is_told_to_stop_when_its_execution_ends() -> None:
+    d, started, task = detached()
+    d.terminate(started)
+    assert d.stops() == []
+    d.refused(c.HeartbeatActivity(token=task.task_token, details=None), NotFound)
+
+
 def test_a_cancel_may_come_too_late_for_it() -> None:
     d, started, task = detached()
     d.cancel(started)

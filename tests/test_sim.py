@@ -12,6 +12,7 @@ from tests.sim.planted import PLANTED, Plant
 from tests.sim.plays import POLICIES
 from tests.sim.profile import FAULTS, MISBEHAVIOURS, OPERATIONS
 from tests.sim.simulation import Report, run_seed
+from tests.sim.tokens import PLANS
 
 SEEDS = range(16)
 COMMANDS = (
@@ -61,6 +62,12 @@ def test_the_seeds_do_and_suffer_everything(reports: list[Report]) -> None:
     wanted |= {f"command {kind}" for kind in COMMANDS} | {f"children of ended parents: {policy}" for policy in POLICIES}
     wanted |= {"updates accepted", "updates completed", "updates refused: 400", "signals carried over", "runs reset"}
     wanted |= {"pages of history read", "runs not at hand", "repeated an unknown signal", "repeated an answered signal"}
+    wanted |= {f"tokens left: {plan}" for plan in PLANS} | {
+        f"by token: {plan} 200" for plan in PLANS if plan != "forget"
+    }
+    wanted |= {"by token: complete 404", "by token: complete 409", "heartbeats by token: 0", "heartbeats by token: 200"}
+    wanted |= {"token used again: 404", "token used again: 409"}
+    wanted |= {"deliveries with headers", "deliveries without headers", "rates spent: worker", "rates spent: queue"}
     wanted |= {"workflow type unknown", "backfills checked", "seeds of two namespaces"}
     counts: Counter[str] = Counter()
     for seed in range(SEEDS_MAX):

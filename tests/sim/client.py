@@ -7,9 +7,12 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from tests.sim.checkers import CRONS, ORPHAN, Backfill, ScheduleState, Start
 from tests.sim.peer import Answer, OnAnswer, Peer, Surroundings
 from tests.sim.profile import FLOW_TYPES, TASK_TYPES
+from tests.sim.promises.endings import ORPHAN
+from tests.sim.promises.headers import headers_of
+from tests.sim.promises.kept import ScheduleState, Start
+from tests.sim.promises.slots import CRONS, Backfill
 
 from zapwire.envelope import Receipt, encode_request, encode_task_submit
 from zapwire.opcodes import Op
@@ -93,6 +96,7 @@ class Client(Peer):
             "request_id": f"r{number}",
             "task_queue": self.world.random.choice(QUEUES),
             "durability": level,
+            "headers": headers_of(number),
             "retry_policy": {
                 "initial_interval_ms": 300,
                 "maximum_interval_ms": 5_000,
@@ -119,6 +123,7 @@ class Client(Peer):
             "request_id": f"r{number}",
             "input": input,
             "durability": level,
+            "headers": headers_of(number),
         }
         if self.world.chance(0.2):
             body["timeouts"] = {"workflow_run_ms": self.world.between(2_000, 60_000)}
@@ -279,6 +284,7 @@ class Client(Peer):
                     "task_queue": QUEUES[state["n"] % len(QUEUES)],
                     "is_task": True,
                     "input": {"n": state["n"]},
+                    "headers": headers_of(state["n"]),
                 },
                 "overlap_policy": state["overlap"],
                 "catchup_window_ms": state["catchup_window_ms"] or 0,

@@ -52,6 +52,10 @@ class Answer:
 OnAnswer = Callable[[Answer], None]
 
 
+def _nowhere(token: str, heartbeat_ms: int) -> None:
+    raise AssertionError(f"nobody takes the token {token}")
+
+
 @dataclass(slots=True)
 class _Pending:
     opcode: int
@@ -74,6 +78,8 @@ class Surroundings:
     """By namespace."""
     is_calm: bool = False
     """Faults have stopped: everybody is kind from now on."""
+    leave_token: Callable[[str, int], None] = _nowhere
+    """Where workers leave the tokens of what they detach, with the heartbeat timeout in milliseconds."""
 
 
 class Peer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -24,6 +25,7 @@ from zapserver.engine import (
     workflow_timers,
 )
 from zapserver.engine.commands import Payload
+from zapserver.engine.rate import PeerRate, QueueRate
 from zapserver.engine.records import AcceptedUpdate, Activity, ActivityState, Execution, WorkflowTimer
 from zapserver.engine.state import State
 from zapserver.engine.timers import Timers
@@ -124,6 +126,107 @@ def leases_are_forgotten() -> Iterator[None]:
         adopt(s, old, live, now_ms)
 
     with patch.object(recovery, "adopt", forget):
+        yield
+
+
+@contextmanager
+def detached_leases_end_with_their_workers() -> Iterator[None]:
+    """Promise 3: what is detached goes to another worker once the first is gone."""
+
+    def detach(s: State, token: str, now_ms: int) -> None:
+        activities.held(s, token)
+
+    with patch.object(activities, "detach", detach):
+        yield
+
+
+@contextmanager
+def detached_leases_end_with_the_server() -> Iterator[None]:
+    """Promise 3: that a lease is detached is not written."""
+    record = saved._activity_record
+
+    def forget(activity: Activity) -> Any:
+        written = record(activity)
+        if activity.lease is not None:
+            written.lease = replace(activity.lease, is_detached=False)
+        return written
+
+    with patch.object(saved, "_activity_record", forget):
+        yield
+
+
+@contextmanager
+def results_by_token_are_lost() -> Iterator[None]:
+    """Promise 1: what somebody says of a detached attempt is acknowledged, and counts as if it were nothing."""
+
+    def complete(s: State, token: str, result: Payload | None, now_ms: int) -> Any:
+        lease = activities.held(s, token).lease
+        assert lease is not None
+        return real(s, token, None if lease.is_detached else result, now_ms)
+
+    real = activities.complete
+    with patch.object(activities, "complete", complete):
+        yield
+
+
+@contextmanager
+def time_is_up_for_workers_only() -> Iterator[None]:
+    """Promise 3: the token of a detached attempt is good for longer than its time."""
+    fire = activities.fire
+
+    def fire_unless_detached(s: State, activity: Activity, now_ms: int) -> Any:
+        lease = activity.lease
+        if lease is None or not lease.is_detached:
+            return fire(s, activity, now_ms)
+        lease.started_ms = lease.heartbeat_ms = now_ms
+        s.timers.update(activity)
+        return None
+
+    with patch.object(activities, "fire", fire_unless_detached):
+        yield
+
+
+@contextmanager
+def headers_are_not_written() -> Iterator[None]:
+    """Headers: they are forgotten with the process."""
+    encode = saved.encode_execution
+
+    def encode_execution(execution: Execution) -> bytes:
+        headers, execution.headers = execution.headers, None
+        try:
+            return encode(execution)
+        finally:
+            execution.headers = headers
+
+    with patch.object(changes, "encode_execution", encode_execution):
+        yield
+
+
+@contextmanager
+def later_runs_have_no_headers() -> Iterator[None]:
+    """Headers: a retry and what continues as new go without them."""
+    new_run = executions.next_run
+
+    def forget(*arguments: Any, **named: Any) -> Execution:
+        run = new_run(*arguments, **named)
+        run.headers = None
+        return run
+
+    with patch.object(executions, "next_run", forget):
+        yield
+
+
+@contextmanager
+def workers_have_no_rate() -> Iterator[None]:
+    """Rates: what a worker asks for is not counted."""
+    with patch.object(PeerRate, "take", lambda *_: None):
+        yield
+
+
+@contextmanager
+def queues_have_no_rate() -> Iterator[None]:
+    """Rates: what goes out of a queue is not counted."""
+    with patch.object(QueueRate, "take", lambda *_: None):
         yield
 
 
@@ -361,6 +464,14 @@ PLANTED: dict[Plant, str] = {
     results_are_written_wrong: "2 result",
     old_attempts_are_taken: "3 lease",
     leases_are_forgotten: "3 lease",
+    detached_leases_end_with_their_workers: "3 lease",
+    detached_leases_end_with_the_server: "3 lease",
+    results_by_token_are_lost: "1 kept",
+    time_is_up_for_workers_only: "3 lease",
+    headers_are_not_written: "headers",
+    later_runs_have_no_headers: "headers",
+    workers_have_no_rate: "rate",
+    queues_have_no_rate: "rate",
     retries_are_forgotten: "4 end",
     slots_fire_again_after_a_restart: "5 slot",
     slots_are_left_out: "5 slot",

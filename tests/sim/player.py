@@ -9,6 +9,7 @@ import msgspec
 from tests.sim.client import QUEUES, TRIES_MAX, Client, Known
 from tests.sim.peer import Answer, Surroundings
 from tests.sim.plays import HEARD, PLAY, RIDDLE, UPDATES, draw_plan
+from tests.sim.promises.headers import headers_of
 
 from zapwire.envelope import encode_request
 from zapwire.opcodes import Op
@@ -60,6 +61,7 @@ class Player(Client):
             "request_id": f"r{number}",
             "input": input,
             "durability": level,
+            "headers": headers_of(number),
             **policies,
         }
         if self.world.chance(0.15):
@@ -82,6 +84,7 @@ class Player(Client):
             "workflow_id": f"shared-{self.world.between(1, 3)}",
             "request_id": f"r{number}",
             "input": {"n": number, "plan": draw_plan(self.world, others)},
+            "headers": headers_of(number),
             "id_conflict_policy": self.world.random.choice(CONFLICTS),
             "update_name": "change",
             "update_id": f"u{number}",

@@ -29,7 +29,7 @@ RIDDLE = "riddle"
 POLICIES = ("terminate", "cancel", "abandon")
 HEARD = "note"
 """The name of the signals that plays wait for."""
-STEP_TYPES = ("quick", "slow", "flaky")
+STEP_TYPES = ("quick", "slow", "flaky", "later")
 UPDATES = {"at once": 4, "later": 4, "reject": 2, "fail": 1, "silence": 1}
 """What a play does with an update that says so in its arguments, with their weights."""
 
@@ -127,7 +127,9 @@ class _Play:
             case ["activity", type]:
                 return self._activity(id, type)
             case ["fan", count]:
-                closed = [self._activity(f"{id}.{number}", STEP_TYPES[number % 3]) for number in range(count)]
+                closed = [
+                    self._activity(f"{id}.{number}", STEP_TYPES[number % len(STEP_TYPES)]) for number in range(count)
+                ]
                 return all(closed)
             case ["timer", ms]:
                 return self._timer(id, ms)

@@ -61,7 +61,7 @@ OPERATIONS = {
     "describe schedule": 2,
 }
 """With their weights."""
-TASK_TYPES = {"quick": 8, "slow": 5, "flaky": 4, "doomed": 2, "forever": 2, "silent": 2, "orphan": 1}
+TASK_TYPES = {"quick": 8, "slow": 5, "flaky": 4, "doomed": 2, "forever": 2, "silent": 2, "later": 5, "orphan": 1}
 FLOW_TYPES = {"chain": 5, "fan": 4, "orphan": 1}
 
 
@@ -89,6 +89,10 @@ class Profile:
     """How often a start asks for less than a synced disk."""
     repeat_rate: float
     """How often what carries a request id is sent again although it was answered."""
+    worker_rate: float
+    """How many activities a second each worker asks for at most; 0 for no such bound."""
+    queue_rate: float
+    """How many of each queue, over all workers."""
     bytes_scale: int
     """How many bytes each byte that waits for a peer stands for: small payloads fill large buffers."""
 
@@ -110,6 +114,8 @@ def draw_profile(random: Random) -> Profile:
         torn_rate=random.choice((0.0, 0.1, 0.5)),
         weak_rate=random.choice((0.0, 0.0, 0.3)),
         repeat_rate=random.choice((0.0, 0.2)),
+        worker_rate=random.choice((0, 0, 0, 3, 30)),
+        queue_rate=random.choice((0, 0, 0, 5, 50)),
         bytes_scale=random.choice((1, 1_000)),
     )
 

@@ -19,6 +19,7 @@ from tests.sim.plays import PLAY, RIDDLE
 from tests.sim.profile import Profile, draw_profile
 from tests.sim.replayer import Replayer
 from tests.sim.server import SimServer
+from tests.sim.tokens import TokenHolder
 from tests.sim.worker import KNOWN_FLOWS, Worker
 from tests.sim.world import Violation, World
 
@@ -64,6 +65,7 @@ class Simulation:
         ]
         self.workers = [self._worker(number) for number in range(max(self.profile.workers, len(self.names)))]
         self.workers += [self._replayer(number) for number in range(self.profile.replayers * len(self.names))]
+        self.holder = TokenHolder(self.around, "holder", self.names[0])
         self._operations_left = self.profile.operations
         self._events = 0
         self._offset_max_ms = 0
@@ -85,7 +87,7 @@ class Simulation:
 
     @property
     def _peers(self) -> list[Peer]:
-        return [*self.clients, *self.workers]
+        return [*self.clients, self.holder, *self.workers]
 
     # --- the phases ----------------------------------------------------------------------------------
 
@@ -236,7 +238,7 @@ class Simulation:
                 else:
                     self._any_disk().when_written = self._lose_power
             case "client crash":
-                world.random.choice(self.clients).crash()
+                world.random.choice([*self.clients, self.holder]).crash()
             case "worker crash":
                 world.random.choice(self.workers).crash()
             case "cut":

@@ -9,16 +9,16 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from tests.sim.checkers import ORPHAN
 from tests.sim.client import QUEUES
 from tests.sim.peer import Answer, Peer, Surroundings
+from tests.sim.promises.endings import ORPHAN
 from tests.sim.world import Timer
 
 from zapwire.envelope import encode_respond
 from zapwire.failure import CANCELED_ERROR, Failure, encode_failure
 from zapwire.opcodes import Op
 
-STEP_TYPES = ("quick", "slow", "flaky")
+STEP_TYPES = ("quick", "slow", "flaky", "later")
 """The activities of workflows, in turn."""
 STOPPED = encode_failure(Failure(message="stopped", code=CANCELED_ERROR, non_retryable=True))
 
@@ -73,12 +73,15 @@ class Worker(Peer):
     # --- the connection ------------------------------------------------------------------------------
 
     def connected(self) -> None:
+        profile = self.around.profile
         types = [*STEP_TYPES, "doomed", "forever", "silent"]
         for queue in QUEUES:
             asked = {"task_queue": queue, "slots": self._slots}
             self._subscribe(Op.SUBSCRIBE_WORKFLOW_TASKS, {**asked, "replays": self.replays})
+            rates = {"per_second": profile.worker_rate, "queue_per_second": profile.queue_rate}
             for namespace in self.around.checkers:  # one connection serves the activities of all of them
-                self._subscribe(Op.SUBSCRIBE_ACTIVITY_TASKS, {**asked, "types": types, "namespace": namespace})
+                wanted = {**asked, **rates, "types": types, "namespace": namespace}
+                self._subscribe(Op.SUBSCRIBE_ACTIVITY_TASKS, wanted)
         old, self._old_tokens = self._old_tokens, []
         for token in old:
             if self._misbehaves("answer late"):
@@ -154,7 +157,7 @@ class Worker(Peer):
         self.world.note(self.name, "begins", body["activity_id"], body["attempt"])
         if self._misbehaves("silent") or (task_type == "silent" and not self.around.is_calm):
             return
-        if work.heartbeat_ms:
+        if work.heartbeat_ms and task_type != "later":  # whoever has the token is heard then
             self._plan(work, self.world.between(1, work.heartbeat_ms // 2), partial(self._beat, work))
         if self._misbehaves("hand back"):
             self._plan(work, self.world.between(1, 500), partial(self._hand_back, work))
@@ -169,6 +172,8 @@ class Worker(Peer):
                 self._plan(work, self.world.between(0, 1_000), partial(end, work))
             case "doomed":
                 self._plan(work, self.world.between(0, 300), partial(self._fail, work))
+            case "later":
+                self._plan(work, self.world.between(0, 300), partial(self._detach, work))
             case "forever":
                 pass
             case _:
@@ -202,6 +207,12 @@ class Worker(Peer):
         self._end(work)
         failure = Failure(message=f"no {self.world.number()}", code="Boom", non_retryable=work.type == "doomed")
         self._insist(Op.RESPOND_ACTIVITY_TASK_FAILED, work.token, encode_failure(failure))
+
+    def _detach(self, work: Work) -> None:
+        """Somebody else ends it, and may be quicker than the server's answer."""
+        self._end(work)
+        self.around.leave_token(work.token, work.heartbeat_ms)
+        self._insist(Op.DETACH_TASK, work.token, b"")
 
     def _hand_back(self, work: Work) -> None:
         self._end(work)

@@ -242,9 +242,7 @@ def request_cancel(s: State, activity: Activity, reason: str, now_ms: int) -> Ou
 def abandon(s: State, activity: Activity, reason: str, now_ms: int) -> None:
     """The execution is over: close without a word to it, and stop the worker if one runs it."""
     if activity.lease is not None:
-        s.effects.append(
-            DeliverActivityCancel(peer=activity.lease.peer, task_token=activity.lease.token, reason=reason)
-        )
+        _tell_worker(s, activity.lease, reason)
     _detach(s, activity, now_ms)
 
 
