@@ -41,7 +41,7 @@ from .errors import (
     UpdateFailed,
     UpdateRejected,
 )
-from .exported import HistoryError, WorkflowHistory
+from .exported_history import HistoryError, WorkflowHistory
 from .handlers import task
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
 from .headers import Headers
@@ -50,6 +50,7 @@ from .local import EngineStopped, LocalEngine, NoHandler, QueueFull
 from .metrics import Metrics, MetricsHandler
 from .options import Durability, IdConflictPolicy, IdReusePolicy, RetryPolicy, Seconds
 from .output import OutputItem
+from .plain_workflows import WorkflowContext
 from .records import (
     Acknowledged,
     Every,
@@ -65,12 +66,11 @@ from .records import (
     Waiting,
 )
 from .replayer import Replayed, Replayer
-from .sorting import sort_handlers
+from .sorted_handlers import sort_handlers
 from .spec import Cron, Interval, parse_spec
 from .submission import Placement, Submission
 from .worker import Worker, open_worker, run_worker
 from .worker_options import WorkerOptions
-from .workflow_runner import WorkflowContext
 from .workflow_start import StartOptions, WithStart
 
 __version__ = VERSION

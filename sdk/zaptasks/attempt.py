@@ -30,7 +30,7 @@ from .arguments import ArgumentsError, result_reader
 from .context import CancelRequested, CompleteLater, TaskContext, _current, said_before
 from .converters import PLAIN, DataConverter
 from .deliveries import ActivityDelivery
-from .emitting import Emitter
+from .emitter import Emitter
 from .errors import CodecError, PayloadError
 from .failures import canceled_failure, failure_of, sole_error, unreadable_failure
 from .handlers import Handler

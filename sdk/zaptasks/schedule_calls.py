@@ -9,7 +9,7 @@ from zapwire.body import encode_json
 from zapwire.envelope import encode_task_schedule
 from zapwire.opcodes import Op
 
-from .calling import Caller
+from .caller import Caller
 from .handles import ExecutionHandle
 from .options import Durability, RetryPolicy, Seconds, asked, present, to_ms
 from .records import (

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Generic, TypeVar, TypeVarTuple, Unpack, overload
 
 from zaptasks.activity_handle import ActivityTokenHandle
-from zaptasks.exported import WorkflowHistory
+from zaptasks.exported_history import WorkflowHistory
 from zaptasks.handles import ExecutionHandle, R, TaskHandle, WorkflowHandle
 from zaptasks.options import Durability, Seconds
 from zaptasks.output import OutputItem
