@@ -69,6 +69,7 @@ from .replayer import Replayed, Replayer
 from .sorted_handlers import sort_handlers
 from .spec import Cron, Interval, parse_spec
 from .submission import Placement, Submission
+from .task_request import TaskOptions
 from .worker import Worker, open_worker, run_worker
 from .worker_options import WorkerOptions
 from .workflow_start import StartOptions, WithStart
@@ -142,6 +143,7 @@ __all__ = [
     "TaskError",
     "TaskFailed",
     "TaskHandle",
+    "TaskOptions",
     "TaskTerminated",
     "TaskTimedOut",
     "UpdateFailed",
