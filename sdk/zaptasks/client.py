@@ -206,7 +206,7 @@ async def open_client(
             try:
                 yield client
             finally:
-                client._is_closed = True
+                client.mark_closed()
 
 
 def require_trio(name: str) -> None:
