@@ -20,6 +20,7 @@ from .blocking import (
     default,
     set_default,
 )
+from .blocking.submission import Placement, Submission
 from .client import AsyncClient, open_client
 from .codecs import Codec, Compression, Encryption
 from .connector import VERSION
@@ -46,7 +47,7 @@ from .handlers import task
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
 from .headers import Headers
 from .interceptors import Call, Interceptor, Proceed
-from .local import EngineStopped, LocalEngine, NoHandler, QueueFull
+from .local_engine import EngineStopped, LocalEngine, NoHandler, QueueFull
 from .metrics import Metrics, MetricsHandler
 from .options import Durability, IdConflictPolicy, IdReusePolicy, RetryPolicy, Seconds
 from .output import OutputItem
@@ -68,7 +69,6 @@ from .records import (
 from .replayer import Replayed, Replayer
 from .sorted_handlers import sort_handlers
 from .spec import Cron, Interval, parse_spec
-from .submission import Placement, Submission
 from .task_request import TaskOptions
 from .worker import Worker, open_worker, run_worker
 from .worker_options import WorkerOptions
