@@ -57,7 +57,7 @@ _AGENDA_SLACK: Final = 64
 DefaultHandler: TypeAlias = Callable[[str, Any], object]
 """Called with the type and the payload of a task that no function is registered for; may be async."""
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("zaptasks.local")
 
 
 class NoHandler(ZapError, LookupError):
