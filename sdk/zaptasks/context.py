@@ -181,7 +181,7 @@ class TaskContext:
         wants to be fed with the handle's `heartbeat`. Raises `RuntimeError` for a task that no server knows.
         """
         if not self.task_token:
-            raise RuntimeError("complete_later() needs a server that holds the task, and this one runs in the process")
+            raise RuntimeError("complete_later() needs a server that keeps the task, and no server knows this one")
         raise CompleteLater
 
     def heartbeat(self, *details: object) -> None:

@@ -1,6 +1,6 @@
 """Handles for the blocking client: one execution on the server, to wait for, look at and steer.
 
-What is said nowhere here is said by the async handle of the same name.
+A method without words of its own here has those of the async handle.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class InProcessServer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InProcessConnector(Connector):
-    """How clients and workers find a `InProcessServer`."""
+    """How clients and workers find an `InProcessServer`."""
 
     server: InProcessServer
     workers: list[Worker]
