@@ -1,4 +1,4 @@
-"""`zaptasks replay FILE... MODULE[:WORKFLOW]`: whether code fits the histories that are there, for continuous integration."""
+"""`zaptasks replay FILE... MODULE[:WORKFLOW]`: whether code fits the histories that are there; for a CI job."""
 
 from __future__ import annotations
 
