@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,18 +184,23 @@ async def _idle_connection_bytes(server: ServerProcess, connections: int) -> flo
 
 
 @contextlib.contextmanager
-def _worker(server: ServerProcess, task_type: str, connections: int = 1) -> Iterator[None]:
-    """A process with so many workers, each on a connection of its own, once all of them are subscribed."""
-    command = [sys.executable, "-m", "benchmarks.tasks", "worker", server.zap, task_type, str(connections)]
+def worker_process(module: str, *arguments: str) -> Iterator[int]:
+    """`python -m module arguments`, once it has printed that it is subscribed; its process id."""
+    command = [sys.executable, "-m", module, *arguments]
     with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
             if line.strip() != "subscribed":
                 raise RuntimeError(f"the worker said {line!r} instead of subscribed")
-            yield
+            yield process.pid
         finally:
             process.kill()
+
+
+def _worker(server: ServerProcess, task_type: str, connections: int = 1) -> AbstractContextManager[int]:
+    """A process with so many workers, each on a connection of its own, once all of them are subscribed."""
+    return worker_process("benchmarks.tasks", "worker", server.zap, task_type, str(connections))
 
 
 async def _work(zap: str, task_type: str, connections: int) -> None:

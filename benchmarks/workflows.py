@@ -7,27 +7,23 @@ the same workloads for Temporal; `benchmarks.comparison` runs both.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import json
-import subprocess
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import trio
 from benchmarks.floors import Figures, figures
-from benchmarks.tasks import ServerProcess, resident_bytes, serving
+from benchmarks.tasks import ServerProcess, resident_bytes, serving, worker_process
 from rich.console import Console
 from rich.table import Table
 
 import zaptasks
 from zaptasks import workflow
 
-_ROOT = Path(__file__).resolve().parent.parent
 QUEUE = "benchmark"
 IN_FLIGHT = 50
 WARM_UP = 20
@@ -223,19 +219,9 @@ async def _suspended(server: ServerProcess, worker_pid: int, runs: int) -> Suspe
         return Suspended(runs, *((late - early) / runs for early, late in zip(before, after, strict=True)))
 
 
-@contextlib.contextmanager
-def worker(server: ServerProcess) -> Iterator[int]:
+def worker(server: ServerProcess) -> AbstractContextManager[int]:
     """A worker in a process of its own, once it is subscribed; its process id."""
-    command = [sys.executable, "-m", "benchmarks.workflows", "--worker", server.zap]
-    with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if line.strip() != "subscribed":
-                raise RuntimeError(f"the worker said {line!r} instead of subscribed")
-            yield process.pid
-        finally:
-            process.kill()
+    return worker_process("benchmarks.workflows", "--worker", server.zap)
 
 
 async def _work(zap: str) -> None:

@@ -26,7 +26,7 @@ from zaptasks import (
     open_worker,
     workflow,
 )
-from zaptasks.emitting import BATCH_ITEMS_MAX, UNSENT_BYTES_MAX, Emitter
+from zaptasks.emitter import BATCH_ITEMS_MAX, UNSENT_BYTES_MAX, Emitter
 from zaptasks.output import OutputPage
 from zapwire.handshake import Capability
 from zapwire.opcodes import Op

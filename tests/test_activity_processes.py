@@ -200,7 +200,7 @@ async def test_what_cannot_be_encoded_or_read_is_not_retried(type: str, payload:
     ("how", "text"),
     [
         ("exit", "ended with exit code 3"),
-        ("kill", "ended by SIGKILL before it had answered: was the memory short?"),
+        ("kill", "ended by SIGKILL before it had answered: had the machine run out of memory?"),
         ("segfault", "ended by SIGSEGV"),
         ("fork", "ended with exit code 4"),
         ("close", "has closed its connection, and was killed"),

@@ -231,4 +231,4 @@ def test_a_task_in_the_process_has_nobody_to_leave_it_to() -> None:
     engine = LocalEngine(lambda type, payload: work(payload))
     engine.now("work", 1)
     engine.stop()
-    assert said == ["complete_later() needs a server that holds the task, and this one runs in the process"]
+    assert said == ["complete_later() needs a server that keeps the task, and no server knows this one"]

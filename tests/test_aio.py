@@ -125,7 +125,7 @@ def test_what_the_server_refuses_is_raised_with_the_callers_lines(server: Runnin
             assert caught.value.status == 404
             lines = "".join(traceback.format_exception(caught.value))
             assert "# this line" in lines
-            assert "calling.py" in lines
+            assert "caller.py" in lines
 
     run(main())
 

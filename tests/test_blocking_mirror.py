@@ -13,6 +13,7 @@ from zaptasks import blocking
 
 PLUMBING = {
     "call",  # what the other methods are made of
+    "mark_closed",  # the blocking one has `stop`
     "submit",
     "put_task_schedule",
     "respond",

@@ -26,7 +26,7 @@ from zaptasks import (
     Submission,
     open_client,
 )
-from zaptasks.fallback import FallbackClient, open_fallback_client
+from zaptasks.blocking.fallback import FallbackClient, open_fallback_client
 from zaptasks.task_request import TaskRequest
 from zapwire.envelope import decode_task_schedule, decode_task_submit, encode_response, encode_submit_reply
 from zapwire.handshake import Capability
@@ -263,7 +263,7 @@ async def test_an_outcome_that_is_unknown_stays_so_when_the_repeat_is_refused_fo
 async def test_an_unknown_outcome_over_http_stays_so_when_the_repeat_is_refused_for_now(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("zaptasks.fallback.ASK_AGAIN_SECONDS", (0.001, 0.001))
+    monkeypatch.setattr("zaptasks.blocking.fallback.ASK_AGAIN_SECONDS", (0.001, 0.001))
     busy = 429, '{"error":"slow down","code":429}'
     answers = iter([None, busy, busy])
     local = Local()
@@ -318,7 +318,7 @@ async def test_a_no_over_http_is_told(status: int) -> None:
 async def test_an_http_answer_that_leaves_it_open_is_asked_for_again_with_the_same_request_id(
     answer: tuple[int, str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zaptasks.fallback.ASK_AGAIN_SECONDS", (0.001, 0.001))
+    monkeypatch.setattr("zaptasks.blocking.fallback.ASK_AGAIN_SECONDS", (0.001, 0.001))
     local = Local()
     async with open_fake_http(lambda path, body: answer) as http, fallback("", http.url, local) as client:
         with pytest.raises(OutcomeUnknown):
@@ -509,7 +509,7 @@ async def test_a_schedule_that_the_server_refuses_is_told_and_forgotten() -> Non
 
 
 async def test_over_http_alone_a_schedule_of_unknown_outcome_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zaptasks.fallback.ASK_AGAIN_SECONDS", (0.001,))
+    monkeypatch.setattr("zaptasks.blocking.fallback.ASK_AGAIN_SECONDS", (0.001,))
     local = Local()
     async with open_fake_http(lambda path, body: None) as http, fallback("", http.url, local) as client:
         with pytest.raises(OutcomeUnknown):

@@ -13,7 +13,7 @@ from tests.helpers.sdk_servers import open_fake_server
 from tests.helpers.workers import at_fake, served
 
 from zaptasks import RemoteError, RetryPolicy, TaskError, TaskFailed, WithStart, open_client, workflow
-from zaptasks.local_calls import Allowance, call_locally, pause_after
+from zaptasks.local_activity_attempts import Allowance, call_locally, pause_after
 from zaptasks.workflow import LocalCall
 from zaptasks.workflow.places import UNKNOWN
 from zapwire.failure import Failure

@@ -19,10 +19,10 @@ from zoneinfo import ZoneInfo
 import pytest
 import trio
 
-from zaptasks import local
+from zaptasks import local_engine
 from zaptasks.context import current_task
 from zaptasks.errors import PayloadError
-from zaptasks.local import EngineStopped, LocalEngine, NoHandler, QueueFull
+from zaptasks.local_engine import EngineStopped, LocalEngine, NoHandler, QueueFull
 from zaptasks.local_schedule import CLOCK_BACK_SECONDS_MAX, CLOCK_CHECK_SECONDS_MAX, LocalTime
 from zaptasks.spec import parse_spec
 from zapwire.errors import ZapError
@@ -266,7 +266,7 @@ def test_a_request_id_runs_once_whoever_repeats_it(engine: LocalEngine, gate: Ga
 def test_request_ids_take_bounded_memory_and_unfinished_ones_are_kept(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "REQUEST_IDS_MAX", 3)
+    monkeypatch.setattr(local_engine, "REQUEST_IDS_MAX", 3)
     engine = LocalEngine(lambda task_type, payload: payload, threads=2, queue=1)
     engine.register("slow", gate)
     slow = engine.now("slow", request_id="slow")
@@ -641,7 +641,7 @@ def test_the_interpreter_ends_at_once_and_silently_whatever_runs() -> None:
     program = textwrap.dedent(
         """
         import threading, time, trio
-        from zaptasks.local import LocalEngine
+        from zaptasks.local_engine import LocalEngine
 
         entered = threading.Semaphore(0)
 

@@ -31,7 +31,7 @@ from zaptasks import (
     open_client,
     open_worker,
 )
-from zaptasks.http_fallback import open_http_fallback
+from zaptasks.blocking.http_fallback import open_http_fallback
 from zaptasks.records import Started, with_receipt
 from zaptasks.task_request import TaskRequest
 from zapwire import Capability, Op, Receipt

@@ -29,7 +29,7 @@ from zaptasks import (
     open_worker,
     workflow,
 )
-from zaptasks.exported import HISTORY_BYTES_MAX
+from zaptasks.exported_history import HISTORY_BYTES_MAX
 from zaptasks.workflow import NondeterminismError, WorkflowTaskError
 from zapwire.body import encode_cbor
 

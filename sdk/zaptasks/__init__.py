@@ -21,6 +21,7 @@ from .blocking import (
     default,
     set_default,
 )
+from .blocking.submission import Placement, Submission
 from .client import AsyncClient, open_client
 from .codecs import Codec, Compression, Encryption
 from .connector import VERSION
@@ -42,15 +43,16 @@ from .errors import (
     UpdateFailed,
     UpdateRejected,
 )
-from .exported import HistoryError, WorkflowHistory
+from .exported_history import HistoryError, WorkflowHistory
 from .handlers import task
 from .handles import ExecutionHandle, TaskHandle, WorkflowHandle
 from .headers import Headers
 from .interceptors import Call, Interceptor, Proceed
-from .local import EngineStopped, LocalEngine, NoHandler, QueueFull
+from .local_engine import EngineStopped, LocalEngine, NoHandler, QueueFull
 from .metrics import Metrics, MetricsHandler
 from .options import Durability, IdConflictPolicy, IdReusePolicy, RetryPolicy, Seconds
 from .output import OutputItem
+from .plain_workflows import WorkflowContext
 from .records import (
     Acknowledged,
     Every,
@@ -66,12 +68,11 @@ from .records import (
     Waiting,
 )
 from .replayer import Replayed, Replayer
-from .sorting import sort_handlers
+from .sorted_handlers import sort_handlers
 from .spec import Cron, Interval, parse_spec
-from .submission import Placement, Submission
+from .task_request import TaskOptions
 from .worker import Worker, open_worker, run_worker
 from .worker_options import WorkerOptions
-from .workflow_runner import WorkflowContext
 from .workflow_start import StartOptions, WithStart
 
 __version__ = VERSION
@@ -144,6 +145,7 @@ __all__ = [
     "TaskError",
     "TaskFailed",
     "TaskHandle",
+    "TaskOptions",
     "TaskTerminated",
     "TaskTimedOut",
     "UpdateFailed",

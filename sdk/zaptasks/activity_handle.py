@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from zapwire.opcodes import Op
 
-from .calling import Caller
+from .caller import Caller
 from .failures import canceled_failure, failure_of
 from .payloads import SMALL_PAYLOAD_BYTES_MAX
 

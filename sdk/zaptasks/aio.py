@@ -163,7 +163,7 @@ async def open_client(
         try:
             yield client
         finally:
-            client._is_closed = True
+            client.mark_closed()
 
 
 @asynccontextmanager

@@ -27,10 +27,10 @@ from zapwire.failure import DECODE_ERROR, NOT_FOUND_ERROR, Failure, decode_failu
 from zapwire.opcodes import Op
 
 from .arguments import ArgumentsError, result_reader
-from .context import CancelRequested, CompleteLater, TaskContext, _current, said_before
+from .context import CancelRequested, CompleteLater, TaskContext, as_current, said_before
 from .converters import PLAIN, DataConverter
 from .deliveries import ActivityDelivery
-from .emitting import Emitter
+from .emitter import Emitter
 from .errors import CodecError, PayloadError
 from .failures import canceled_failure, failure_of, sole_error, unreadable_failure
 from .handlers import Handler
@@ -145,13 +145,13 @@ class Attempt:
 
         Canceling it hands the task back.
         """
-        _current.set(self.context)
-        try:
-            opcode, payload = await self._perform()
-        except (trio.Cancelled, KeyboardInterrupt):
-            await self._finish(Op.HAND_BACK_TASK, b"the worker was canceled")
-            raise
-        await self._finish(opcode, payload)
+        with as_current(self.context):
+            try:
+                opcode, payload = await self._perform()
+            except (trio.Cancelled, KeyboardInterrupt):
+                await self._finish(Op.HAND_BACK_TASK, b"the worker was canceled")
+                raise
+            await self._finish(opcode, payload)
 
     async def _finish(self, opcode: int, payload: bytes) -> None:
         self._is_over = True

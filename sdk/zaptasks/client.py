@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, Unpack
 
 import trio
 
@@ -28,16 +28,14 @@ from .connector import ZAP_PORT, ConnectionCount, Connector, default_identity, p
 from .converters import PLAIN, DataConverter
 from .groups import unwrapped
 from .handles import TaskHandle
-from .headers import Headers, HeaderSource
+from .headers import HeaderSource
 from .options import (
     Bodies,
     Durability,
-    IdConflictPolicy,
-    IdReusePolicy,
-    RetryPolicy,
     Seconds,
     asked,
     check_bodies,
+    check_options,
     present,
     to_ms,
     to_seconds,
@@ -45,7 +43,7 @@ from .options import (
 from .pages import Pages
 from .records import ExecutionInfo, ExecutionPage, Health, NamespaceInfo, NamespaceList, Started
 from .schedule_calls import ScheduleCalls
-from .task_request import TaskRequest
+from .task_request import TaskOptions, TaskRequest
 from .workflow_calls import WorkflowCalls
 
 # Inside the class, `list` is the method.
@@ -66,60 +64,20 @@ class AsyncClient(WorkflowCalls, ScheduleCalls):
 
     # --- tasks ---------------------------------------------------------------------------------------
 
-    async def start_task(
-        self,
-        type: str,
-        payload: object = None,
-        *,
-        id: str = "",
-        task_queue: str = "default",
-        request_id: str = "",
-        retry_policy: RetryPolicy | None = None,
-        start_to_close: Seconds | None = None,
-        schedule_to_start: Seconds | None = None,
-        schedule_to_close: Seconds | None = None,
-        heartbeat_timeout: Seconds | None = None,
-        memo: Mapping[str, object] | None = None,
-        headers: Headers | None = None,
-        id_reuse_policy: IdReusePolicy | None = None,
-        id_conflict_policy: IdConflictPolicy | None = None,
-        durability: Durability | None = None,
-    ) -> TaskHandle:
+    async def start_task(self, type: str, payload: object = None, **options: Unpack[TaskOptions]) -> TaskHandle:
         """Start a one-shot task: stored, run by a worker that serves `type`, retried, and its result kept.
 
-        `request_id` names this submission: the same one again, here or from another process, starts nothing new and
-        returns the first task. Without one the client makes one, for its own repeats.
-
-        `start_to_close` bounds one attempt, `schedule_to_start` the wait for a worker, `schedule_to_close` all of it,
-        and `heartbeat_timeout` the silence of a handler. Without any of them the server's defaults hold: ten minutes
-        an attempt, ten attempts. Raises `PayloadError` for a payload that JSON cannot carry.
-
-        `headers` are texts for everything that belongs to the task, at most 4 KiB: every attempt has them as
-        `current_task().headers`. They are added to those that `open_client(headers=...)` gives, and win over them.
-        `id_reuse_policy` and `id_conflict_policy` say what an id that was used means, as in `start_workflow`.
-
-        `durability` is what the answer waits for; None is the server's own level, the strongest that it has. The
-        handle's `durability` says what was reached, which is less on a server that keeps less. So in every call here.
+        `TaskOptions` says what the options are. Raises `PayloadError` for a payload that JSON cannot carry. An id that
+        is open already is a `CallFailed` with status 409, unless `id_conflict_policy` says otherwise.
         """
+        check_options(options, TaskOptions, "start_task")
         request = TaskRequest.make(
             type,
             payload,
             identity=self.identity,
-            id=id,
-            task_queue=task_queue,
-            request_id=request_id,
-            retry_policy=retry_policy,
-            start_to_close=start_to_close,
-            schedule_to_start=schedule_to_start,
-            schedule_to_close=schedule_to_close,
-            heartbeat_timeout=heartbeat_timeout,
-            memo=memo,
-            headers=headers,
             header_source=self._header_source,
-            id_reuse_policy=id_reuse_policy,
-            id_conflict_policy=id_conflict_policy,
-            durability=durability,
             converter=self.converter,
+            **options,
         )
         started = await self.submit(request)
         return TaskHandle(self, started.workflow_id, started.run_id, started.durability)
@@ -248,7 +206,7 @@ async def open_client(
             try:
                 yield client
             finally:
-                client._is_closed = True
+                client.mark_closed()
 
 
 def require_trio(name: str) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, Final, NoReturn
@@ -44,6 +45,16 @@ def current_task() -> TaskContext:
         raise RuntimeError(
             "there is no current task: current_task() works inside a handler that a worker runs"
         ) from None
+
+
+@contextmanager
+def as_current(context: TaskContext) -> Iterator[None]:
+    """Have `current_task()` return `context`, in this task or thread and in everything that is started from it."""
+    token = _current.set(context)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 class TaskContext:
@@ -170,7 +181,7 @@ class TaskContext:
         wants to be fed with the handle's `heartbeat`. Raises `RuntimeError` for a task that no server knows.
         """
         if not self.task_token:
-            raise RuntimeError("complete_later() needs a server that holds the task, and this one runs in the process")
+            raise RuntimeError("complete_later() needs a server that keeps the task, and no server knows this one")
         raise CompleteLater
 
     def heartbeat(self, *details: object) -> None:

@@ -10,10 +10,10 @@ from zapwire.errors import CallFailed
 from zapwire.opcodes import Op
 
 from .arguments import result_type
-from .calling import Caller
+from .caller import Caller
 from .converters import DataConverter
 from .errors import UpdateFailed, refusal
-from .exported import WorkflowHistory
+from .exported_history import WorkflowHistory
 from .options import Durability, asked
 from .output import OutputItem, read_output
 from .pages import Pages

@@ -9,7 +9,7 @@ import msgspec
 
 from zapwire.opcodes import Op
 
-from .calling import Caller
+from .caller import Caller
 from .pages import Pages
 
 T = TypeVar("T")

@@ -23,7 +23,7 @@ import msgspec
 from zapwire.failure import DECODE_ERROR, Failure, encode_failure
 
 from .arguments import ArgumentsError, Parameters
-from .context import CancelRequested, CompleteLater, TaskContext, _current, said_before
+from .context import CancelRequested, CompleteLater, TaskContext, as_current, said_before
 from .converters import PLAIN
 from .failures import failure_of, sole_error
 from .metrics import Tags
@@ -61,8 +61,8 @@ def serve(descriptor: int, log_level: int) -> None:
     threading.Thread(target=worker.listen, name="zaptasks-worker", daemon=True).start()
     while True:
         run, context = worker.calls.get()
-        _current.set(context)
-        worker.send(_answer(run))
+        with as_current(context):
+            worker.send(_answer(run))
 
 
 def _leave_it_to_the_worker(*_: object) -> None:

@@ -237,4 +237,4 @@ class _Process:
         except ValueError:
             name = f"signal {-code}"
         text = f"the process of this attempt was ended by {name} before it had answered"
-        return ProcessDied(f"{text}: was the memory short?" if name == "SIGKILL" else text)
+        return ProcessDied(f"{text}: had the machine run out of memory?" if name == "SIGKILL" else text)

@@ -14,7 +14,7 @@ from zapwire.errors import ZapError
 from zapwire.frame import Buffer
 
 from .converters import PLAIN, DataConverter
-from .exported import HistoryError, WorkflowHistory
+from .exported_history import HistoryError, WorkflowHistory
 from .workflow import Run, WorkflowInfo, WorkflowTaskError
 from .workflow import commands as c
 from .workflow.definition import Definition, workflow_definition

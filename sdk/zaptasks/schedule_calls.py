@@ -9,7 +9,7 @@ from zapwire.body import encode_json
 from zapwire.envelope import encode_task_schedule
 from zapwire.opcodes import Op
 
-from .calling import Caller
+from .caller import Caller
 from .handles import ExecutionHandle
 from .options import Durability, RetryPolicy, Seconds, asked, present, to_ms
 from .records import (
@@ -140,7 +140,7 @@ class ScheduleCalls(Caller):
     async def trigger_schedule(
         self, id: str, *, overlap: str = "", request_id: str = "", durability: Durability | None = None
     ) -> ExecutionHandle | None:
-        """Do its action now, paused or not. None if its overlap policy, or `overlap`, says no, or later."""
+        """Do its action now, paused or not. None if `overlap`, or else its own policy, skips it or puts it off."""
         request = {"schedule_id": id, "overlap_policy": overlap, "request_id": request_id or uuid.uuid4().hex}
         triggered = await self.call(Op.TRIGGER_SCHEDULE, request | asked(durability), Triggered)
         if not triggered.workflow_id:

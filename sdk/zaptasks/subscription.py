@@ -24,7 +24,7 @@ from .workflow.sessions import SESSION
 log = logging.getLogger("zaptasks.worker")
 
 AGAIN_SECONDS: Final = 5.0
-"""After a refusal: often enough for a namespace that is registered late, too rare to be a load."""
+"""After a refusal: often enough for a namespace that is registered late, too seldom to be a load."""
 
 
 @dataclass(slots=True, eq=False)

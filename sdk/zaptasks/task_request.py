@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypedDict
 
 import msgspec
 
@@ -26,6 +27,39 @@ from .options import (
     to_ms,
 )
 from .payloads import SMALL_PAYLOAD_BYTES_MAX
+
+
+class TaskOptions(TypedDict, total=False):
+    """What a one-shot task may be started with."""
+
+    id: str
+    """By default one of its own."""
+    task_queue: str
+    """Whose workers run it; by default "default"."""
+    request_id: str
+    """Names this submission: the same one again, here or from another process, starts nothing new and returns the first
+    task. By default one of the client's own, for its repeats."""
+    retry_policy: RetryPolicy | None
+    """Without one the server's own: ten attempts."""
+    start_to_close: Seconds | None
+    """How long one attempt may take: ten minutes if none of these four times is given."""
+    schedule_to_start: Seconds | None
+    """How long it may wait for a worker."""
+    schedule_to_close: Seconds | None
+    """How long all of it may take."""
+    heartbeat_timeout: Seconds | None
+    """How long a handler may be silent."""
+    memo: Mapping[str, object] | None
+    headers: Headers | None
+    """Texts for everything that belongs to the task, at most 4 KiB: every attempt has them as `current_task().headers`.
+    They are added to those that `open_client(headers=...)` gives, and win over them."""
+    id_reuse_policy: IdReusePolicy | None
+    """By default "allow-duplicate"."""
+    id_conflict_policy: IdConflictPolicy | None
+    """By default "fail"."""
+    durability: Durability | None
+    """What the answer waits for; None is the server's own level, the strongest that it has. The handle's `durability`
+    says what was reached, which is less on a server that keeps less. So in every call of a client."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,13 +45,13 @@ from .handlers import Function, Handler, Kind, check_name, table
 from .interceptors import checked_interceptors
 from .line import Line
 from .options import check_options, to_rate, to_seconds
+from .plain_workflows import WorkflowRun, WorkflowRunner
 from .processes import ProcessPool
-from .sessions import SessionHost
+from .session_host import SessionHost
 from .subscription import Subscription, Subscriptions
 from .worker_options import WorkerOptions, WorkerSettings
 from .workflow import WorkflowTask
 from .workflow.sessions import SESSION
-from .workflow_runner import WorkflowRun, WorkflowRunner
 from .workflow_serving import Served, WorkflowServing, split_workflows
 
 log = logging.getLogger("zaptasks.worker")

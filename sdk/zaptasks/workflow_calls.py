@@ -8,12 +8,12 @@ from typing import Any, TypeVar, TypeVarTuple, Unpack, overload
 from zapwire.opcodes import Op
 
 from .arguments import result_type as result_type_of
-from .calling import Caller
+from .caller import Caller
 from .handles import WorkflowHandle, signal_body, update_body, update_outcome
 from .options import check_options, present
+from .plain_workflows import WorkflowContext
 from .records import Started
 from .workflow.definition import AnyRun, WorkflowClass, workflow_function
-from .workflow_runner import WorkflowContext
 from .workflow_start import StartOptions, WithStart, start_request
 
 R = TypeVar("R")

@@ -25,7 +25,7 @@ from .converters import DataConverter
 from .deliveries import QueryDelivery
 from .handlers import Handlers
 from .line import TOO_LARGE, Line
-from .local_calls import Allowance, call_locally
+from .local_activity_attempts import Allowance, call_locally
 from .metrics import MetricsHandler
 from .watchdog import Watchdog
 from .workflow import LocalCall, WorkflowTask, WorkflowTaskHandler, answer_body

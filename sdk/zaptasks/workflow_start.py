@@ -21,8 +21,8 @@ from .options import (
     workflow_timeouts,
 )
 from .payloads import SMALL_PAYLOAD_BYTES_MAX, encode_optional
+from .plain_workflows import WorkflowContext
 from .workflow.definition import AnyRun, WorkflowClass, workflow_name
-from .workflow_runner import WorkflowContext
 
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")

@@ -6,12 +6,13 @@ one gives an iterator.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import Unpack
 
 from zaptasks.client import PAGE_SIZE, AsyncClient, Executions, Namespaces
-from zaptasks.headers import Headers
-from zaptasks.options import Durability, IdConflictPolicy, IdReusePolicy, RetryPolicy, Seconds
+from zaptasks.options import Durability, Seconds
 from zaptasks.records import ExecutionInfo, Health, NamespaceInfo
+from zaptasks.task_request import TaskOptions
 
 from .handles import BlockingActivityTokenHandle, BlockingTaskHandle, Items, documented_by
 from .schedule_calls import BlockingScheduleCalls
@@ -32,42 +33,8 @@ class ServerCalls(BlockingWorkflowCalls, BlockingScheduleCalls):
 
     # --- tasks ---------------------------------------------------------------------------------------
 
-    def start_task(
-        self,
-        type: str,
-        payload: object = None,
-        *,
-        id: str = "",
-        task_queue: str = "default",
-        request_id: str = "",
-        retry_policy: RetryPolicy | None = None,
-        start_to_close: Seconds | None = None,
-        schedule_to_start: Seconds | None = None,
-        schedule_to_close: Seconds | None = None,
-        heartbeat_timeout: Seconds | None = None,
-        memo: Mapping[str, object] | None = None,
-        headers: Headers | None = None,
-        id_reuse_policy: IdReusePolicy | None = None,
-        id_conflict_policy: IdConflictPolicy | None = None,
-        durability: Durability | None = None,
-    ) -> BlockingTaskHandle:
-        started = self._loop.server.start_task(
-            type,
-            payload,
-            id=id,
-            task_queue=task_queue,
-            request_id=request_id,
-            retry_policy=retry_policy,
-            start_to_close=start_to_close,
-            schedule_to_start=schedule_to_start,
-            schedule_to_close=schedule_to_close,
-            heartbeat_timeout=heartbeat_timeout,
-            memo=memo,
-            headers=headers,
-            id_reuse_policy=id_reuse_policy,
-            id_conflict_policy=id_conflict_policy,
-            durability=durability,
-        )
+    def start_task(self, type: str, payload: object = None, **options: Unpack[TaskOptions]) -> BlockingTaskHandle:
+        started = self._loop.server.start_task(type, payload, **options)
         return BlockingTaskHandle(self._loop, self._loop.run(started))
 
     def dead_letters(self, limit: int = PAGE_SIZE) -> Executions:

@@ -11,19 +11,19 @@ from typing import Final, Literal, Self
 
 from zaptasks.connector import default_identity, parse_address, parse_url
 from zaptasks.converters import PLAIN, DataConverter
-from zaptasks.fallback import FallbackClient, submit_locally
 from zaptasks.handlers import Function, Handler, Kind, check_name
 from zaptasks.handles import TaskHandle
 from zaptasks.headers import Headers, HeaderSource
-from zaptasks.local import DefaultHandler, LocalEngine
+from zaptasks.local_engine import DefaultHandler, LocalEngine
 from zaptasks.options import Bodies, Durability, RetryPolicy, Seconds, asked, check_bodies, to_seconds
 from zaptasks.spec import parse_spec
-from zaptasks.submission import Placement, Submission
 from zaptasks.task_request import TaskRequest
 
 from .calls import ServerCalls
+from .fallback import FallbackClient, submit_locally
 from .handles import BlockingTaskHandle
 from .loop import ClientLoop, Settings
+from .submission import Placement, Submission
 
 TIMEOUT_SECONDS: Final = 10.0
 SHUTDOWN_SECONDS: Final = 10.0

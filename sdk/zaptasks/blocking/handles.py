@@ -1,6 +1,6 @@
 """Handles for the blocking client: one execution on the server, to wait for, look at and steer.
 
-What is said nowhere here is said by the async handle of the same name.
+A method without words of its own here has those of the async handle.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Generic, TypeVar, TypeVarTuple, Unpack, overload
 
 from zaptasks.activity_handle import ActivityTokenHandle
-from zaptasks.exported import WorkflowHistory
+from zaptasks.exported_history import WorkflowHistory
 from zaptasks.handles import ExecutionHandle, R, TaskHandle, WorkflowHandle
 from zaptasks.options import Durability, Seconds
 from zaptasks.output import OutputItem

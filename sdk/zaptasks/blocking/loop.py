@@ -15,12 +15,12 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from zaptasks.converters import DataConverter
 from zaptasks.errors import ClientClosed
-from zaptasks.fallback import FallbackClient, open_fallback_client
 from zaptasks.headers import HeaderSource
-from zaptasks.local import LocalEngine
+from zaptasks.local_engine import LocalEngine
 from zaptasks.options import Bodies, Seconds
 from zapwire.errors import NotSent
 
+from .fallback import FallbackClient, open_fallback_client
 from .stepping import LoopThread, SteppedClient, run_stepped
 
 log = logging.getLogger("zaptasks.client")

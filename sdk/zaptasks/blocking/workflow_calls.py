@@ -6,9 +6,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, TypeVarTuple, Unpack, overload
 
 from zaptasks.options import Seconds
+from zaptasks.plain_workflows import WorkflowContext
 from zaptasks.workflow.definition import AnyRun, WorkflowClass
 from zaptasks.workflow_calls import WorkflowCalls
-from zaptasks.workflow_runner import WorkflowContext
 from zaptasks.workflow_start import StartOptions, WithStart
 
 from .handles import BlockingWorkflowHandle, documented_by

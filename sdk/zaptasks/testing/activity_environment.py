@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 import msgspec
 import trio
 
-from zaptasks.context import CancelRequested, CompleteLater, TaskContext, _current, said_before
+from zaptasks.context import CancelRequested, CompleteLater, TaskContext, as_current, said_before
 from zaptasks.converters import PLAIN
 from zaptasks.handlers import is_async, name_of
 from zaptasks.options import Seconds, to_seconds
@@ -90,17 +90,14 @@ class ActivityEnvironment:
         self._context = self._new_context(name_of(activity))
         if self._cancel_reason is not None:
             self.cancel(self._cancel_reason)
-        token = _current.set(self._context)
         try:
-            with self._scope:
+            with as_current(self._context), self._scope:
                 if self._is_async:
                     return await activity(*args, **kwargs)
                 return await trio.to_thread.run_sync(partial(activity, *args, **kwargs), abandon_on_cancel=True)
         except CompleteLater:
             self.completes_later = True
             return None
-        finally:
-            _current.reset(token)
         raise CancelRequested(self._context.cancel_reason)
 
     def cancel(self, reason: str = "") -> None:

@@ -71,4 +71,4 @@ async def open_environment_client(
         try:
             yield client
         finally:
-            client._is_closed = True
+            client.mark_closed()

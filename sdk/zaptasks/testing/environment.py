@@ -18,7 +18,7 @@ from zaptasks.worker import Worker, open_worker
 
 from .blocking import BlockingEnvironment
 from .client import open_environment_client
-from .core import CoreConnector, open_core
+from .in_process_server import InProcessConnector, open_in_process_server
 from .skipping import Skipper, VirtualClock
 
 START: Final = datetime(2030, 1, 1, tzinfo=UTC)
@@ -76,15 +76,15 @@ class WorkflowEnvironment:
         _require_trio()
         async with AsyncExitStack() as stack:
             stack.enter_context(unwrapped())
-            core = await stack.enter_async_context(open_core(self._clock))
-            self._skipper = Skipper(self._clock, core.dispatcher, self._works_on)
-            core.dispatcher.on_news = self._skipper.notice
-            core.dispatcher.on_deadline_moved = self._skipper.notice
+            server = await stack.enter_async_context(open_in_process_server(self._clock))
+            self._skipper = Skipper(self._clock, server.dispatcher, self._works_on)
+            server.dispatcher.on_news = self._skipper.notice
+            server.dispatcher.on_deadline_moved = self._skipper.notice
             self._skipper.is_on = False
             nursery = await stack.enter_async_context(trio.open_nursery())
             stack.callback(nursery.cancel_scope.cancel)
             nursery.start_soon(self._skipper.run)
-            connector = CoreConnector(identity="test", core=core, workers=self._workers)
+            connector = InProcessConnector(identity="test", server=server, workers=self._workers)
             self.client = await stack.enter_async_context(
                 open_environment_client(connector, self._skipper, self._converter)
             )

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from zapserver.engine.effects import DeliverActivityTask
-from zaptasks.context import TaskContext, _current, said_before
+from zaptasks.context import TaskContext, as_current, said_before
 from zaptasks.handlers import Handler
 
 from .pure_worker import in_one_step
@@ -45,8 +45,5 @@ def run_purely(
         emit=lambda item: None,  # nobody reads it
         task_token=task.task_token,
     )
-    token = _current.set(context)
-    try:
+    with as_current(context):
         return in_one_step(handler.function, *args)
-    finally:
-        _current.reset(token)

@@ -16,7 +16,7 @@ from zapserver.shapes import event as event_shape
 from zapserver.task_commands import read_answer
 from zaptasks.context import CompleteLater
 from zaptasks.failures import failure_of
-from zaptasks.local_calls import pause_after
+from zaptasks.local_activity_attempts import pause_after
 from zaptasks.workflow import LocalCall, WorkflowTask, WorkflowTaskHandler, answer_body
 from zaptasks.workflow import commands as wc
 from zaptasks.workflow.execution import LOOPS

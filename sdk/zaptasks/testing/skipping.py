@@ -31,7 +31,7 @@ TASK_FAILURES_MAX: Final = 3
 """So many workflow tasks in a row that fail are not bad luck: the code cannot go on."""
 
 HELD_SECONDS: Final = 5.0
-"""Time that is held so long (in real seconds) is told in the log, with what holds it."""
+"""After so many real seconds in which time could not go on, the log says what holds it."""
 
 
 class VirtualClock:
@@ -179,5 +179,5 @@ class Skipper:
             await self._changed.wait()
         if scope.cancelled_caught:
             if held_by := self._works_on():
-                log.warning("time stands still since %g s, while these run: %s", HELD_SECONDS, ", ".join(held_by))
+                log.warning("time has stood still for %g s, while these run: %s", HELD_SECONDS, ", ".join(held_by))
             await self._changed.wait()

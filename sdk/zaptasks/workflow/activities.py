@@ -146,9 +146,10 @@ class ActivityHandle(Generic[R]):
         return self._on_cancel != "wait"
 
 
-def _start(
+def start_checked(
     function: str, activity: str | Callable[..., Any], args: tuple[object, ...], options: ActivityOptions
 ) -> ActivityHandle[Any]:
+    """What all the functions here begin with: `function` is the one that is called, for the error about options."""
     check_options(options, ActivityOptions, function)
     return _ask(activity, args, **options)
 
@@ -216,7 +217,7 @@ async def execute_activity(
     is asked to stop, with the reason of the cancel, and its end is waited for.
     """
     await checkpoint_if_cancelled()
-    handle = _start("execute_activity", activity, args, options)
+    handle = start_checked("execute_activity", activity, args, options)
     return await handle.result()
 
 
@@ -248,7 +249,7 @@ def start_activity(
     **options: Unpack[ActivityOptions],
 ) -> ActivityHandle[Any]:
     """Like `execute_activity`, without waiting: `await handle.result()` waits, and may be called by any task."""
-    return _start("start_activity", activity, args, options)
+    return start_checked("start_activity", activity, args, options)
 
 
 @overload
@@ -273,7 +274,7 @@ async def execute_activity_method(
 ) -> Any:
     """Like `execute_activity`, for a method named through its class: `execute_activity_method(Mailer.send, mail)`."""
     await checkpoint_if_cancelled()
-    handle = _start("execute_activity_method", activity, args, options)
+    handle = start_checked("execute_activity_method", activity, args, options)
     return await handle.result()
 
 
@@ -298,4 +299,4 @@ def start_activity_method(
     **options: Unpack[ActivityOptions],
 ) -> ActivityHandle[Any]:
     """Like `start_activity`, for a method named through its class."""
-    return _start("start_activity_method", activity, args, options)
+    return start_checked("start_activity_method", activity, args, options)

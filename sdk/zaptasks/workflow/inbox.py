@@ -105,7 +105,7 @@ class Inbox:
             told(payload)
 
     def unwatch_signal(self, name: str) -> None:
-        """What still comes of this name is nobody's business."""
+        """Drop the signals of this name that still come."""
         self._watched[name] = lambda payload: None
 
     def add_handler(self, kind: str, bound: Bound) -> None:

@@ -65,9 +65,10 @@ async def execute_local_activity(
 ) -> Any:
     """Have this worker call `activity(*args)` now, and return its result. Raises `ActivityFailed`.
 
-    For something short that the server need not queue: all attempts, with the pauses between them, have 8 of the 10
-    seconds of a workflow task, together with the other local activities of that task. What does not fit fails, with
-    type TimeoutError or with the failure of the last attempt. A cancel does not end it.
+    For something short that the server need not queue: all attempts, with the pauses between them, have four fifths of
+    the time for a workflow task (8 of the 10 seconds, unless the start gave a `task_timeout`), together with the other
+    local activities of that task. What does not fit fails, with type TimeoutError or with the failure of the last
+    attempt. A cancel does not end it.
     """
     check_options(options, LocalActivityOptions, "execute_local_activity")
     await checkpoint_if_cancelled()

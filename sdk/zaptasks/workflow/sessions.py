@@ -136,7 +136,7 @@ class Session:
         if self.over:
             raise SessionLost(self.over)
         on_worker: a.ActivityOptions = {**options, "task_queue": self.task_queue}
-        handle = a._start(function, activity, args, on_worker)
+        handle = a.start_checked(function, activity, args, on_worker)
         self._asked = [asked for asked in self._asked if not asked.is_done]
         self._asked.append(handle)
         return handle

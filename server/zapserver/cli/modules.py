@@ -9,7 +9,7 @@ import sys
 import click
 
 from zaptasks import sort_handlers
-from zaptasks.sorting import Sorted
+from zaptasks.sorted_handlers import Sorted
 
 
 def load_object(target: str) -> object:

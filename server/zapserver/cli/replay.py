@@ -1,4 +1,4 @@
-"""`zaptasks replay FILE... MODULE[:WORKFLOW]`: whether code fits the histories that are there, for a CI."""
+"""`zaptasks replay FILE... MODULE[:WORKFLOW]`: whether code fits the histories that are there; for a CI job."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zapserver.logs import configure_logging
 from zapserver.printable import printable
 from zaptasks import DataConverter, HistoryError, Replayed, Replayer, WorkflowHistory
 from zaptasks.converters import PLAIN
-from zaptasks.exported import HISTORY_BYTES_MAX
+from zaptasks.exported_history import HISTORY_BYTES_MAX
 from zaptasks.watchdog import Watchdog
 from zaptasks.workflow import NondeterminismError, Place, Step
 from zapwire.errors import ZapError

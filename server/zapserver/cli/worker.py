@@ -12,7 +12,7 @@ from zapserver.cli.running import run
 from zapserver.logs import FORMATS, LEVELS, configure_logging
 from zaptasks import open_client, run_worker
 from zaptasks.options import PER_SECOND_MAX, PER_SECOND_MIN
-from zaptasks.sessions import PLACES_MAX
+from zaptasks.session_host import PLACES_MAX
 from zaptasks.worker_options import MAX_PROCESSES, MAX_THREADS, SHUTDOWN_SECONDS, SLOTS
 
 RATE = click.FloatRange(PER_SECOND_MIN, PER_SECOND_MAX)

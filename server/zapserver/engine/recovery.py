@@ -315,7 +315,7 @@ def _kept(s: State, execution: Execution, waiter: Waiter) -> Execution | None:
     try:
         return s.execution(execution.workflow_id, execution.run_id)
     except NotFound:
-        text = f"workflow {execution.workflow_id!r} was not kept: its start failed with the store"
+        text = f"workflow {execution.workflow_id!r} was not kept: the store failed as it was started"
         s.effects.append(Answered(waiter=waiter, error=NotFound(text)))
     except Lost as lost:
         s.effects.append(Answered(waiter=waiter, error=lost))

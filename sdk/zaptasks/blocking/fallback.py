@@ -24,19 +24,19 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
+from zaptasks.client import AsyncClient, open_client
+from zaptasks.converters import PLAIN, DataConverter
+from zaptasks.errors import ServerBusy
+from zaptasks.handlers import Function
+from zaptasks.headers import HeaderSource
+from zaptasks.local_engine import LocalEngine
+from zaptasks.options import DURABILITIES, Bodies, Durability
+from zaptasks.records import Acknowledged, Started
+from zaptasks.task_request import TaskRequest
+from zaptasks.worker import Worker, open_worker
 from zapwire.errors import CallFailed, ConnectionLost, NotSent, OutcomeUnknown, ZapError
 
-from .client import AsyncClient, open_client
-from .converters import PLAIN, DataConverter
-from .errors import ServerBusy
-from .handlers import Function
-from .headers import HeaderSource
-from .local import LocalEngine
-from .options import DURABILITIES, Bodies, Durability
-from .records import Acknowledged, Started
 from .submission import LocalTask, Placement, Submission
-from .task_request import TaskRequest
-from .worker import Worker, open_worker
 
 if TYPE_CHECKING:
     from .http_fallback import HttpFallback

@@ -5,17 +5,15 @@ from __future__ import annotations
 import enum
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any, TypeVar, overload
 
+from zaptasks.converters import DataConverter
+from zaptasks.errors import ClientClosed, TaskFailed
+from zaptasks.failures import failure_of
+from zaptasks.options import Durability, Seconds, to_seconds
 from zapwire.errors import NotSent
 
-from .converters import DataConverter
-from .errors import ClientClosed, TaskFailed
-from .failures import failure_of
-from .options import Durability, Seconds, to_seconds
-
-if TYPE_CHECKING:
-    from .blocking import BlockingTaskHandle
+from .handles import BlockingTaskHandle
 
 T = TypeVar("T")
 

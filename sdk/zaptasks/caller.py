@@ -90,6 +90,10 @@ class Caller:
         """Wait for a connection later than the `after`-th, and return its number; 0 is before the first."""
         return await self._connections.wait(after)
 
+    def mark_closed(self) -> None:
+        """Refuse every call from here on with `ClientClosed`. The block that opened the client ends with it."""
+        self._is_closed = True
+
     # --- calls -----------------------------------------------------------------------------------------
 
     async def call(self, opcode: int, request: Mapping[str, object], type: type[T], *, repeat: bool = True) -> T:

@@ -25,7 +25,7 @@ from zapwire.link_handler import LinkHandler
 from .skipping import VirtualClock
 
 
-class CoreDispatcher(Dispatcher):
+class WatchedDispatcher(Dispatcher):
     """Tells of everything that a connection brought."""
 
     def __init__(self, namespaces: Namespaces, clock: VirtualClock) -> None:
@@ -41,10 +41,10 @@ class CoreDispatcher(Dispatcher):
         self.on_news()
 
 
-class Core:
+class InProcessServer:
     """A server without an address. It is one for `zapwire.client_link.keep_link`."""
 
-    def __init__(self, dispatcher: CoreDispatcher, group: LinkGroup) -> None:
+    def __init__(self, dispatcher: WatchedDispatcher, group: LinkGroup) -> None:
         self.dispatcher = dispatcher
         self._group = group
 
@@ -72,17 +72,17 @@ class Core:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CoreConnector(Connector):
-    """How clients and workers find a `Core`."""
+class InProcessConnector(Connector):
+    """How clients and workers find an `InProcessServer`."""
 
-    core: Core
+    server: InProcessServer
     workers: list[Worker]
     """Those that are connected."""
     host: str = ""
     port: int = 0
 
     def __str__(self) -> str:
-        return str(self.core)
+        return str(self.server)
 
     @asynccontextmanager
     async def open(
@@ -95,7 +95,7 @@ class CoreConnector(Connector):
         if isinstance(handler, Worker):
             self.workers.append(handler)
         try:
-            async with keep_link(self.core, hello, handler=handler, on_connected=on_connected) as link:
+            async with keep_link(self.server, hello, handler=handler, on_connected=on_connected) as link:
                 yield link
         finally:
             if isinstance(handler, Worker):
@@ -103,7 +103,7 @@ class CoreConnector(Connector):
 
 
 @asynccontextmanager
-async def open_core(clock: VirtualClock) -> AsyncIterator[Core]:
+async def open_in_process_server(clock: VirtualClock) -> AsyncIterator[InProcessServer]:
     """A server for the length of the block. Its ids and its randomness are the same every time."""
     randoms = random.Random(0)
     numbers = count(1)
@@ -112,10 +112,10 @@ async def open_core(clock: VirtualClock) -> AsyncIterator[Core]:
         new_id=lambda: f"{next(numbers):08x}{randoms.getrandbits(96):024x}",
         random=randoms.random,
     )
-    dispatcher = CoreDispatcher(namespaces, clock)
+    dispatcher = WatchedDispatcher(namespaces, clock)
     hello = Hello("zaptasks-testing", CAPABILITIES, {"sdk": "zapserver", "version": VERSION})
     async with open_link_group(hello, dispatcher, LinkLimits()) as group:
-        yield Core(dispatcher, group)
+        yield InProcessServer(dispatcher, group)
 
 
 def _nothing() -> None:

@@ -14,14 +14,13 @@ from urllib.parse import quote
 import httpx2
 import msgspec
 
+from zaptasks.errors import refusal
+from zaptasks.options import Durability, asked, present
+from zaptasks.records import Acknowledged, Started
+from zaptasks.spec import Interval, parse_spec
+from zaptasks.task_request import TaskRequest
 from zapwire.body import decode_json, encode_json
 from zapwire.errors import BadBody, CallFailed, NotSent, OutcomeUnknown
-
-from .errors import refusal
-from .options import Durability, asked, present
-from .records import Acknowledged, Started
-from .spec import Interval, parse_spec
-from .task_request import TaskRequest
 
 T = TypeVar("T")
 

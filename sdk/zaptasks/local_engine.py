@@ -17,9 +17,9 @@ import threading
 import uuid
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from functools import partial
@@ -32,7 +32,7 @@ import trio
 
 from zapwire.errors import ZapError
 
-from .context import TaskContext, _current
+from .context import TaskContext, as_current
 from .converters import PLAIN, DataConverter
 from .handlers import Handler, Kind, check_name
 from .headers import Headers
@@ -57,7 +57,7 @@ _AGENDA_SLACK: Final = 64
 DefaultHandler: TypeAlias = Callable[[str, Any], object]
 """Called with the type and the payload of a task that no function is registered for; may be async."""
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("zaptasks.local")
 
 
 class NoHandler(ZapError, LookupError):
@@ -383,7 +383,7 @@ class _Task:
         if not self.future.set_running_or_notify_cancel():
             return
         try:
-            with _as_current(self.name, self.id, self.headers):
+            with _as_first_attempt(self.name, self.id, self.headers):
                 result = self.handler(None if self.body is None else self.converter.open(self.body))
             decoded = self.converter.decode(self.converter.encode(result, f"the result of {self.name!r}"))
         except BaseException as error:  # SystemExit too: it ends this task and not its thread
@@ -404,7 +404,7 @@ class _Firing:
         if self.schedule.removed:  # since it was queued
             return
         try:
-            with _as_current(self.name, uuid.uuid4().hex):
+            with _as_first_attempt(self.name, uuid.uuid4().hex):
                 _call_handler(self.schedule.handler, None)
         except BaseException as error:
             logger.error("schedule %s: a run failed: %r", self.name, error, exc_info=error)
@@ -427,8 +427,7 @@ async def _settle(result: Awaitable[object]) -> object:
     return await result
 
 
-@contextmanager
-def _as_current(task_type: str, task_id: str, headers: Headers | None = None) -> Iterator[None]:
+def _as_first_attempt(task_type: str, task_id: str, headers: Headers | None = None) -> AbstractContextManager[None]:
     """Make `current_task()` work: this is the first and only attempt, and its heartbeats reach nobody."""
     context = TaskContext(
         id=task_id,
@@ -447,11 +446,7 @@ def _as_current(task_type: str, task_id: str, headers: Headers | None = None) ->
         send=_send_nowhere,
         emit=_send_nowhere,
     )
-    token = _current.set(context)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+    return as_current(context)
 
 
 def _send_nowhere(said: bytes) -> None:
