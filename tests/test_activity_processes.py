@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -215,6 +216,38 @@ async def test_a_process_that_dies_fails_its_attempt_and_the_next_one_has_anothe
         assert (error.type, error.non_retryable) == ("ProcessDied", False)
         assert text in error.message
         assert await outcome(client, "die", how, retry_policy=AT_ONCE) == "alive in attempt 2"
+
+
+async def test_a_function_that_forks_is_answered_for_once_and_its_copy_ends() -> None:
+    async with served(tasks=[handlers.fork_and_return], max_processes=1) as (client, _):
+        word, pid = (await outcome(client, "fork_and_return")).split()
+        assert word == "forked"
+        assert _is_ended(int(pid)), "the copy waits for calls that are not its own"
+        assert (await outcome(client, "fork_and_return")).startswith("forked")
+
+
+def _is_ended(pid: int) -> bool:
+    """Gone, or not yet waited for by the process that forked it."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"
+
+
+async def test_a_function_that_closes_what_it_did_not_open_fails_its_attempt_and_holds_up_nobody() -> None:
+    async with served(tasks=[handlers.close_everything, handlers.log_badly], max_processes=1) as (client, _):
+        with trio.fail_after(10):
+            assert (await failed(client, "close_everything")).type == "ProcessDied"
+            assert await outcome(client, "log_badly") == "logged"
+
+
+async def test_lines_that_cannot_be_logged_fail_nobodys_work(caplog: pytest.LogCaptureFixture) -> None:
+    async with served(tasks=[handlers.log_badly], max_processes=1) as (client, _):
+        assert await outcome(client, "log_badly", retry_policy=NO_RETRY) == "logged"
+    lines = [record.getMessage() for record in caplog.records if record.name == "gallery"]
+    assert lines[0] == "the file caf\\udce9"
+    assert [len(line) for line in lines[1:]] == [1_000_000]
 
 
 async def test_a_cancel_is_heeded_and_the_process_goes_on() -> None:

@@ -32,13 +32,14 @@ STANDARD = {
 }
 THIRD_PARTY = {"msgspec"}
 FIRST_PARTY = {
+    "zapwire.body",
     "zapwire.failure",
     "zaptasks.spec",
     "zapserver.store.interface",
     "zapserver.store.errors",
     "zapserver.store.keys",
 }
-"""Pure modules: the failure JSON, when a spec is due, and what a batch and a reader are."""
+"""Pure modules: what bodies and the failure JSON are, when a spec is due, and what a batch and a reader are."""
 
 IMPURE = {"trio", "socket", "time", "random", "os", "uuid", "logging", "threading", "asyncio", "secrets", "pathlib"}
 CLOCKS = {"now", "today", "utcnow", "time", "monotonic"}
@@ -63,6 +64,7 @@ def test_a_module_of_the_engine_reads_no_clock_and_touches_nothing_outside(path:
 def test_what_the_engine_imports_of_ours_is_pure_as_well() -> None:
     root = ENGINE.parents[2]
     for file in (
+        "zap/zapwire/body.py",
         "zap/zapwire/failure.py",
         "sdk/zaptasks/spec.py",
         "sdk/zaptasks/duration.py",

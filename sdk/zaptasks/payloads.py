@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from zapwire.body import BODY_DEPTH_MAX, encode_json_with
+from zapwire.body import PAYLOAD_DEPTH_MAX, encode_json_with, unreadable
 from zapwire.errors import LocalProtocolError
 
 from .errors import PayloadError
@@ -43,6 +43,8 @@ def encode_payload(value: object, what: str, bytes_max: int = PAYLOAD_BYTES_MAX)
         ) from None
     if len(payload) > bytes_max:
         raise too_large(what, len(payload), bytes_max)
+    if reason := unreadable(payload):
+        raise PayloadError(f"{what} cannot be sent as JSON: it {reason}", path="$")
     return payload
 
 
@@ -80,8 +82,8 @@ def encode_arguments(args: tuple[object, ...], what: str) -> msgspec.Raw:
 
 def _find_culprit(value: object, path: str, depth: int) -> tuple[str, object, str] | None:
     """The first part that cannot be encoded by itself: its path, itself, and why. Slow, and only for errors."""
-    if depth > BODY_DEPTH_MAX:
-        return path, value, f"nested more than {BODY_DEPTH_MAX} levels deep, or in a circle"
+    if depth > PAYLOAD_DEPTH_MAX:
+        return path, value, f"nested more than {PAYLOAD_DEPTH_MAX} levels deep, or in a circle"
     for name, part in _parts(value):
         found = _find_culprit(part, path + name, depth + 1)
         if found is not None:

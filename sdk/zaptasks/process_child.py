@@ -15,7 +15,6 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -48,6 +47,9 @@ from .process_messages import (
 
 RECEIVE_BYTES: Final = 64 * 1024
 
+LOGGED_CHARS_MAX: Final = 1_000_000
+"""The rest of a longer line stays in the process: the worker reads each message whole."""
+
 
 def serve(descriptor: int, log_level: int) -> None:
     """Call what the worker at the other end of this socket asks for. Never returns."""
@@ -59,10 +61,14 @@ def serve(descriptor: int, log_level: int) -> None:
     logging.getLogger().addHandler(_LogToWorker(worker))
     logging.getLogger().setLevel(log_level)
     threading.Thread(target=worker.listen, name="zaptasks-worker", daemon=True).start()
+    own = os.getpid()
     while True:
         run, context = worker.calls.get()
         with as_current(context):
-            worker.send(_answer(run))
+            answer = _answer(run)
+        if os.getpid() != own:
+            os._exit(0)  # the function has forked, and this is the copy: the attempt is not its to answer
+        worker.send(answer)
 
 
 def _leave_it_to_the_worker(*_: object) -> None:
@@ -82,8 +88,11 @@ class _Worker:
     def send(self, message: ToWorker) -> None:
         """From any thread."""
         data = framed(message)
-        with self._lock, suppress(OSError):  # nobody is there: `listen` ends the process
-            self._connection.sendall(data)
+        try:
+            with self._lock:
+                self._connection.sendall(data)
+        except OSError:  # nobody is there, or the function has closed what it did not open
+            os._exit(1)
 
     def listen(self) -> None:
         """Until the end of the worker, which is the end of this process, whatever its main thread is doing."""
@@ -155,7 +164,11 @@ class _LogToWorker(logging.Handler):
         self._worker = worker
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._worker.send(Log(self._worker.call, record.name, record.levelno, self.format(record)))
+        try:
+            text = self.format(record)[:LOGGED_CHARS_MAX].encode(errors="backslashreplace").decode()
+            self._worker.send(Log(self._worker.call, record.name, record.levelno, text))
+        except Exception:  # as in every handler of `logging`: a line that cannot be logged fails nobody's work
+            self.handleError(record)
 
 
 def _answer(run: Run) -> Answer:

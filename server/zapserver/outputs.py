@@ -20,6 +20,7 @@ import msgspec
 from zapserver.engine.commands import Payload, PeerKey, Waiter
 from zapserver.engine.limits import SMALL_PAYLOAD_BYTES_MAX, Limits
 from zapserver.engine.records import Activity, Execution
+from zapwire.body import unreadable
 
 K = TypeVar("K", bound=Hashable)
 
@@ -95,7 +96,8 @@ class Outputs:
     def emit(self, activity: Activity, items: Sequence[Payload], dropped: int, now_ms: int) -> list[Reader]:
         """Add items, after `dropped` ones that the worker had to drop; returns the readers that wait no more.
 
-        An item that is longer than a small payload is dropped here, and leaves a gap as well.
+        An item that is longer than a small payload, or that a reader of its page could not read, is dropped here, and
+        leaves a gap as well.
         """
         run_id = activity.execution.run_id
         stream = self._opened(activity.execution, now_ms)
@@ -103,7 +105,7 @@ class Outputs:
         has_news = False
         for payload in items:
             stream.number += 1
-            if len(payload) <= SMALL_PAYLOAD_BYTES_MAX:
+            if len(payload) <= SMALL_PAYLOAD_BYTES_MAX and not unreadable(bytes(payload)):
                 self._add(stream, Item(stream.number, activity.activity_id, activity.type, activity.attempt, payload))
                 has_news = True
         while stream.bytes > self._limits.output_bytes_max and len(stream.items) > 1:

@@ -29,6 +29,7 @@ from zapserver.engine.retry import RetryPolicy
 from zapserver.engine.validation import TASK_MS_MAX, too_large
 from zapserver.engine.views import PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX
 from zapserver.store.interface import Durability
+from zapwire.body import unreadable
 from zapwire.frame import Buffer
 
 DEFAULT_TASK_QUEUE = "default"
@@ -438,9 +439,14 @@ def activity_timeouts(body: Timed) -> ActivityTimeouts:
 def payload(raw: msgspec.Raw, what: str, bytes_max: int = PAYLOAD_BYTES_MAX) -> Payload | None:
     """A payload cut loose from the frame that it came in; None when the key was absent.
 
-    Raises `TooLarge`.
+    Raises `TooLarge`, and `Invalid` for one that could not be read where it is passed on.
     """
     return _bounded(raw.copy(), what, bytes_max) if raw else None
+
+
+def failure_payload(raw: msgspec.Raw) -> Payload | None:
+    """A failure, or None when the key was absent. The engine leaves out what cannot be read. Raises `TooLarge`."""
+    return _sized(raw.copy(), "failure", PAYLOAD_BYTES_MAX) if raw else None
 
 
 def json_payload(data: Buffer, what: str, bytes_max: int = PAYLOAD_BYTES_MAX) -> Payload | None:
@@ -451,10 +457,9 @@ def json_payload(data: Buffer, what: str, bytes_max: int = PAYLOAD_BYTES_MAX) ->
     text = bytes(data)
     if not text:
         return None
-    found = _bounded(Payload(text), what, bytes_max)
     if not is_json(text):
         raise Invalid(f"the {what} is not JSON: {text[:60]!r}")
-    return found
+    return _bounded(Payload(text), what, bytes_max)
 
 
 def base64_or_json(raw: msgspec.Raw, what: str) -> Payload | None:
@@ -480,6 +485,13 @@ def _base64_or_json(text: bytes) -> Payload:
 
 
 def _bounded(found: Payload, what: str, bytes_max: int) -> Payload:
+    _sized(found, what, bytes_max)
+    if reason := unreadable(bytes(found)):
+        raise Invalid(f"the {what} {reason}")
+    return found
+
+
+def _sized(found: Payload, what: str, bytes_max: int) -> Payload:
     if len(found) > bytes_max:
         raise too_large(what, len(found), bytes_max, is_small=bytes_max == SMALL_PAYLOAD_BYTES_MAX)
     return found

@@ -25,6 +25,7 @@ from zapserver.requests import (
     WorkflowTimeoutsBody,
     activity_timeouts,
     choice,
+    failure_payload,
     json_payload,
     payload,
     workflow_timeouts,
@@ -62,14 +63,14 @@ class _Fail(msgspec.Struct, tag_field="kind", tag="fail"):
     failure: msgspec.Raw = ABSENT
 
     def command(self) -> c.FailCommand:
-        return c.FailCommand(failure=payload(self.failure, "failure"))
+        return c.FailCommand(failure=failure_payload(self.failure))
 
 
 class _Cancel(msgspec.Struct, tag_field="kind", tag="cancel"):
     failure: msgspec.Raw = ABSENT
 
     def command(self) -> c.CancelCommand:
-        return c.CancelCommand(failure=payload(self.failure, "failure"))
+        return c.CancelCommand(failure=failure_payload(self.failure))
 
 
 class _ScheduleActivity(msgspec.Struct, tag_field="kind", tag="schedule-activity"):
@@ -205,7 +206,7 @@ class _RejectUpdate(msgspec.Struct, tag_field="kind", tag="reject-update"):
     failure: msgspec.Raw = ABSENT
 
     def command(self) -> c.RejectUpdateCommand:
-        failure = payload(self.failure, "failure")
+        failure = failure_payload(self.failure)
         return c.RejectUpdateCommand(update_id=self.update_id, failure=b"" if failure is None else bytes(failure))
 
 
@@ -215,7 +216,7 @@ class _CompleteUpdate(msgspec.Struct, tag_field="kind", tag="complete-update"):
     failure: msgspec.Raw = ABSENT
 
     def command(self) -> c.CompleteUpdateCommand:
-        failure = payload(self.failure, "failure")
+        failure = failure_payload(self.failure)
         return c.CompleteUpdateCommand(
             update_id=self.update_id,
             result=payload(self.result, "result"),

@@ -119,3 +119,26 @@ def unencodable(payload: object = None) -> object:
 @task(process=True)
 def big(payload: object = None) -> str:
     return "x" * 3_000_000
+
+
+@task(process=True)
+def fork_and_return(payload: object = None) -> str:
+    """Both processes return from here; the copy does so first."""
+    if pid := os.fork():
+        time.sleep(0.3)
+        return f"forked {pid}"
+    return "the copy's"
+
+
+@task(process=True)
+def close_everything(payload: object = None) -> str:
+    os.closerange(3, 256)
+    return "closed"
+
+
+@task(process=True)
+def log_badly(payload: object = None) -> str:
+    logging.getLogger("gallery").warning("%d rows", "no")
+    logging.getLogger("gallery").warning("the file %s", os.fsdecode(b"caf\xe9"))
+    logging.getLogger("gallery").warning("x" * 2_000_000)
+    return "logged"

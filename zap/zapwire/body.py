@@ -40,6 +40,9 @@ BODY_BYTES_MAX: Final = FRAME_BYTES_MAX
 BODY_DEPTH_MAX: Final = 200
 """How deep lists and maps may be nested: far above any real body, far below the interpreter's stack."""
 
+PAYLOAD_DEPTH_MAX: Final = 160
+"""The same of a value that is kept and passed on: it is read inside a page of history, or of a failure's causes."""
+
 BIGNUM_BYTES_MAX: Final = 1024
 """The longest integer that a CBOR body may carry: printing a number takes time in the square of its length."""
 
@@ -155,6 +158,22 @@ def json_from_cbor(body: Buffer) -> bytes:
         raise BadBody(f"the CBOR body cannot be read as JSON: {error}") from None
 
 
+def unreadable(text: bytes, depth_max: int = PAYLOAD_DEPTH_MAX) -> str:
+    """Why those to whom this JSON value is passed on inside a body could not read that body; empty if they could.
+
+    For a value whose JSON was only skipped so far, which looks neither at its depth nor at the range of its numbers.
+    """
+    if len(text) > depth_max and _json_too_deep(text, depth_max):
+        return f"is nested more than {depth_max} levels deep"
+    marked = text.translate(_NUMBER_PARTS)  # text and search take 2 ns a byte; reading all values would take 10 to 50
+    if any(marked.find(part) >= 0 for part in _LARGE_NUMBERS):
+        try:
+            _plain_decoder.decode(text)
+        except msgspec.MsgspecError:
+            return "has a number that is out of range: send it as text"
+    return ""
+
+
 def _checked_size(body: bytes, bytes_max: int = BODY_BYTES_MAX) -> bytes:
     if len(body) > bytes_max:
         raise LocalProtocolError(f"the value cannot be sent: {len(body)} bytes, at most {bytes_max} are allowed")
@@ -170,7 +189,12 @@ _NOT_STRUCTURE: Final = bytes(byte for byte in range(256) if byte not in b'[]{}"
 _STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
-def _json_too_deep(body: Buffer) -> bool:
+_NUMBER_PARTS: Final = bytes.maketrans(b"123456789E", b"000000000e")
+_LARGE_NUMBERS: Final = (b"0e000", b"0e+000", b"0" * 200)
+"""One of these, in text that went through `_NUMBER_PARTS`, is in every number that can be out of range."""
+
+
+def _json_too_deep(body: Buffer, depth_max: int = BODY_DEPTH_MAX) -> bool:
     """True when brackets are nested deeper than the bound; exact for well-formed JSON. Only longer bodies can be.
 
     The number of opening brackets settles it for most bodies. For the others the brackets
@@ -178,13 +202,13 @@ def _json_too_deep(body: Buffer) -> bool:
     and dropping two adjacent quotes changes nothing about that. All of it runs in C, in linear time.
     """
     text = bytes(body)
-    if text.count(b"[") + text.count(b"{") <= BODY_DEPTH_MAX:
+    if text.count(b"[") + text.count(b"{") <= depth_max:
         return False
     if b"\\" in text:
         text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
     structure = text.translate(None, _NOT_STRUCTURE).replace(b'""', b"")
     brackets = b"".join(structure.split(b'"')[::2])
-    return max(accumulate(map(_STEP.__getitem__, brackets)), default=0) > BODY_DEPTH_MAX
+    return max(accumulate(map(_STEP.__getitem__, brackets)), default=0) > depth_max
 
 
 def has_non_finite(value: object) -> bool:

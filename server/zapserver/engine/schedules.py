@@ -34,7 +34,14 @@ from zapserver.engine.slots import (
 )
 from zapserver.engine.specs import TIME_MS_MAX
 from zapserver.engine.state import State
-from zapserver.engine.validation import TIMEOUT_MS_MAX, check_headers, check_name, check_request_id, check_timeouts
+from zapserver.engine.validation import (
+    TIMEOUT_MS_MAX,
+    check_headers,
+    check_name,
+    check_request_id,
+    check_search_attributes,
+    check_timeouts,
+)
 
 CATCHUP_WINDOW_MS_DEFAULT = 60_000
 """A restart or a stall loses nothing; a night without a server does not become a morning of runs."""
@@ -168,6 +175,7 @@ def _check_action(s: State, schedule_id: str, action: Action) -> None:
     check_name("the action's task queue", action.task_queue, s.limits)
     check_timeouts(action.timeouts)
     check_headers(action.headers, s.limits)
+    check_search_attributes(action.search_attributes)
     if action.task_timeouts is not None:
         check_timeouts(action.task_timeouts)
     slot = executions.rfc3339(TIME_MS_MAX - 1)

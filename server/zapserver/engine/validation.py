@@ -11,7 +11,15 @@ from zapserver.engine import commands as c
 from zapserver.engine.commands import ActivityTimeouts, Headers, WorkflowTimeouts
 from zapserver.engine.errors import Invalid, TooLarge
 from zapserver.engine.limits import Limits
-from zapwire.failure import DECODE_ERROR, FAILURE_BYTES_MAX, decode_failure, encode_failure
+from zapwire.body import PAYLOAD_DEPTH_MAX, unreadable
+from zapwire.failure import (
+    CAUSE_DEPTH_MAX,
+    DECODE_ERROR,
+    FAILURE_BYTES_MAX,
+    Failure,
+    decode_failure,
+    encode_failure,
+)
 
 TIMEOUT_MS_MAX = 100 * 365 * 24 * 3_600_000
 """A hundred years: larger numbers are a mistake of units, and no clock can wait for them."""
@@ -21,6 +29,9 @@ TASK_MS_MAX = 600_000
 
 
 SEARCH_ATTRIBUTES_BYTES_MAX = 8 * 1024
+
+FAILURE_DEPTH_MAX = PAYLOAD_DEPTH_MAX + CAUSE_DEPTH_MAX + 4
+"""Details are payloads, and stand in a list of the last of the causes."""
 
 
 def check_name(what: str, name: str, limits: Limits) -> None:
@@ -118,25 +129,36 @@ def check_timeouts(timeouts: ActivityTimeouts | WorkflowTimeouts) -> None:
 def check_search_attributes(attributes: dict[str, Any] | None) -> None:
     """They are shown in every listing, a thousand executions at once."""
     if attributes:
-        size = len(msgspec.json.encode(attributes))
-        if size > SEARCH_ATTRIBUTES_BYTES_MAX:
+        text = msgspec.json.encode(attributes)
+        if len(text) > SEARCH_ATTRIBUTES_BYTES_MAX:
             raise Invalid(
-                f"the search attributes have {size} bytes; at most {SEARCH_ATTRIBUTES_BYTES_MAX} are allowed:"
+                f"the search attributes have {len(text)} bytes; at most {SEARCH_ATTRIBUTES_BYTES_MAX} are allowed:"
                 " keep large values in the memo or the input"
             )
+        if reason := unreadable(text):
+            raise Invalid(f"the value of a search attribute {reason}")
 
 
 def storable_failure(failure: bytes) -> bytes:
     """The failure as it may be kept and embedded in answers.
 
     What cannot be read becomes the `DecodeError` as which everybody would read it, and one that is
-    too long keeps its message: a broken peer must not break those who look at its failures.
+    too long, or has details that cannot be read, keeps its message: a broken peer must not break
+    those who look at its failures.
     """
     try:
         failure.decode()  # the JSON decoder looks only at the strings that it keeps
     except UnicodeDecodeError:
         failure = failure.decode(errors="replace").encode()
     read = decode_failure(failure)
+    if unreadable(failure, FAILURE_DEPTH_MAX):
+        read = Failure(
+            message=read.message,
+            code=read.code,
+            non_retryable=read.non_retryable,
+            next_retry_ms=read.next_retry_ms,
+        )
+        return encode_failure(read)
     if read.code == DECODE_ERROR or len(failure) > FAILURE_BYTES_MAX:
         return encode_failure(read)
     return failure
