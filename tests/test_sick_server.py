@@ -49,7 +49,9 @@ def sick(times: int, status: int = 507, then: Callable[[Call], None] = Call.answ
 
 
 def texts(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "zaptasks.worker"]
+    """What the worker logged, but for the line that says what it serves."""
+    said = [record.getMessage() for record in caplog.records if record.name == "zaptasks.worker"]
+    return [text for text in said if " is served: " not in text]
 
 
 # --- outcomes ------------------------------------------------------------------------------------------

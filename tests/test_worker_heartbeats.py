@@ -209,6 +209,7 @@ async def test_an_outcome_that_came_too_late_is_one_line_and_no_error(
     async with open_fake_server(too_late) as fake, at_fake(fake, tasks=[work]):
         fake.deliver("work")
         await fake.call_of(Op.RESPOND_ACTIVITY_TASK_COMPLETED)
-    [record] = [record for record in caplog.records if record.name == "zaptasks.worker"]
+    served, record = [record for record in caplog.records if record.name == "zaptasks.worker"]
+    assert served.getMessage().endswith(" is served: work")
     assert record.levelno == logging.INFO
     assert "came too late" in record.getMessage()
