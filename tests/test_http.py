@@ -114,10 +114,17 @@ async def test_our_options_take_effect(server: Server, http: httpx2.AsyncClient)
 
 
 async def test_the_digits_of_a_number_survive(server: Server, http: httpx2.AsyncClient) -> None:
-    body = b'{"workflow_type":"sum","input":[12345678901234567890, 1.10, 1e400]}'
+    body = b'{"workflow_type":"sum","input":[12345678901234567890, 1.10, 1e+30]}'
     assert (await http.post(WORKFLOWS, content=body, headers=JSON)).status_code == 200
     [execution] = executions(server)
-    assert bytes(execution.input or b"") == b"[12345678901234567890, 1.10, 1e400]"
+    assert bytes(execution.input or b"") == b"[12345678901234567890, 1.10, 1e+30]"
+
+
+async def test_a_number_that_no_reader_takes_is_refused(server: Server, http: httpx2.AsyncClient) -> None:
+    answer = await http.post(WORKFLOWS, content=b'{"workflow_type":"sum","input":[1e400]}', headers=JSON)
+    assert answer.status_code == 400
+    assert "out of range" in answer.text
+    assert executions(server) == []
 
 
 # --- schedules ----------------------------------------------------------------------------------------
