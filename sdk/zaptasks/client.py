@@ -187,7 +187,7 @@ async def open_client(
     seconds = to_seconds(timeout, "timeout")
     if not seconds:
         raise ValueError(f"timeout is {timeout!r}: a call needs more than 0 seconds")
-    require_trio("open_client")
+    require_trio("zaptasks.open_client", "under asyncio use zaptasks.aio.open_client")
     with unwrapped():
         connections = ConnectionCount()
         async with connector.open(on_connected=connections.add) as link:
@@ -209,11 +209,9 @@ async def open_client(
                 client.mark_closed()
 
 
-def require_trio(name: str) -> None:
-    """Raise `RuntimeError` where trio does not run."""
+def require_trio(what: str, instead: str) -> None:
+    """Raise `RuntimeError` where trio does not run: which says `what` needs it, and what to do `instead`."""
     try:
         trio.lowlevel.current_task()
     except RuntimeError:
-        raise RuntimeError(
-            f"zaptasks.{name} runs under trio, and this is not trio: under asyncio use zaptasks.aio.{name}"
-        ) from None
+        raise RuntimeError(f"{what} runs under trio, and this is not trio: {instead}") from None

@@ -399,7 +399,7 @@ async def open_worker(
     the server, which gives it to another worker and charges no attempt. A thread cannot be canceled: it is left
     behind, and may do its work a second time. A process is killed.
     """
-    require_trio("open_worker")
+    require_trio("zaptasks.open_worker", "under asyncio use zaptasks.aio.open_worker")
     check_options(options, WorkerOptions, "open_worker")
     settings = WorkerSettings(**options)
     with unwrapped():

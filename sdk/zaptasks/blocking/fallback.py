@@ -17,9 +17,10 @@ from __future__ import annotations
 import logging
 import ssl
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
@@ -181,29 +182,17 @@ class FallbackClient:
 
     async def _place(self, wanted: _Added) -> Placement:
         away: ZapError | None = None
-        if self.zap is not None:
+        for placement, place in self._servers():
             try:
-                await self._check_zap(self.zap)
-                await self._place_on_zap(self.zap, wanted)
+                await place(wanted)
             except (ConnectionLost, CallFailed) as error:
                 if not _is_away(error):
                     raise
                 away = error
                 wanted.is_durable = wanted.is_durable or isinstance(error, OutcomeUnknown)
             else:
-                self._note(Placement.ZAP, None)
-                return Placement.ZAP
-        if self._http is not None:
-            try:
-                await self._place_over_http(self._http, wanted)
-            except (ConnectionLost, CallFailed) as error:
-                if not _is_away(error):
-                    raise
-                away = error
-                wanted.is_durable = wanted.is_durable or isinstance(error, OutcomeUnknown)
-            else:
-                self._note(Placement.HTTP, away)
-                return Placement.HTTP
+                self._note(placement, away)
+                return placement
         if wanted.is_durable and self.zap is not None:
             log.warning("schedule %r may be on the server already and is not run here: %s", wanted.name, away)
             return Placement.ZAP
@@ -212,6 +201,17 @@ class FallbackClient:
         self._note(Placement.LOCAL, away)
         self._local.add(wanted.name, wanted.spec, wanted.function)
         return Placement.LOCAL
+
+    def _servers(self) -> Iterator[tuple[Placement, Callable[[_Added], Awaitable[None]]]]:
+        """How a schedule gets to each server that is configured, in the order in which they are tried."""
+        if self.zap is not None:
+            yield Placement.ZAP, partial(self._place_first_on_zap, self.zap)
+        if self._http is not None:
+            yield Placement.HTTP, partial(self._place_over_http, self._http)
+
+    async def _place_first_on_zap(self, zap: AsyncClient, wanted: _Added) -> None:
+        await self._check_zap(zap)
+        await self._place_on_zap(zap, wanted)
 
     async def _place_over_http(self, http: HttpFallback, wanted: _Added) -> None:
         name = wanted.name

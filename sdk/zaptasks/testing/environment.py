@@ -9,7 +9,7 @@ from typing import Final, Self
 
 import trio
 
-from zaptasks.client import AsyncClient
+from zaptasks.client import AsyncClient, require_trio
 from zaptasks.converters import PLAIN, DataConverter
 from zaptasks.groups import unwrapped
 from zaptasks.handlers import Handlers
@@ -73,7 +73,7 @@ class WorkflowEnvironment:
         """The worker of `task_queue`."""
 
     async def __aenter__(self) -> Self:
-        _require_trio()
+        require_trio("`async with WorkflowEnvironment(...)`", "in a plain test write `with`")
         async with AsyncExitStack() as stack:
             stack.enter_context(unwrapped())
             server = await stack.enter_async_context(open_in_process_server(self._clock))
@@ -150,12 +150,3 @@ class WorkflowEnvironment:
 def _ms(seconds: Seconds, days: float, hours: float, minutes: float) -> int:
     span = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
     return to_ms(span + 86_400 * days + 3_600 * hours + 60 * minutes, "the time to pass")
-
-
-def _require_trio() -> None:
-    try:
-        trio.lowlevel.current_task()
-    except RuntimeError:
-        raise RuntimeError(
-            "`async with WorkflowEnvironment(...)` runs under trio, and this is not trio: in a plain test write `with`"
-        ) from None
